@@ -1,0 +1,1 @@
+"""Composition: plans that combine several adapters in one picture, and the strategies that carry them out."""

@@ -1,0 +1,1 @@
+"""The command line: one file per verb, registered in studio.cli.main."""

@@ -1,0 +1,1 @@
+"""Measurements: what the models and adapters do, judged by the judge, with intervals and raw records."""

@@ -1,0 +1,1 @@
+"""Workflows that need both training and composition."""

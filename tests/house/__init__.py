@@ -1,0 +1,1 @@
+"""Tests of packaging, the command line's frame and the import rules."""
