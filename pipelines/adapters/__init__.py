@@ -1,0 +1,31 @@
+"""Adapters: what they change, how strongly and where, and the files they live in."""
+
+from __future__ import annotations
+
+from studio.pipelines.adapters.adapter import Adapter, AdapterInfo
+from studio.pipelines.adapters.merging import merge_into, merged_parameters
+from studio.pipelines.adapters.new_lora import new_lora
+from studio.pipelines.adapters.patches import BoundPatch, DoRAPatch, LoRAPatch, Patch
+from studio.pipelines.adapters.patching import patched
+from studio.pipelines.adapters.paths import ParameterPath, canonical_name, find_module, target_modules
+from studio.pipelines.adapters.routing import LeftOut, Route, Router
+
+__all__ = [
+    "Adapter",
+    "AdapterInfo",
+    "BoundPatch",
+    "DoRAPatch",
+    "LeftOut",
+    "LoRAPatch",
+    "ParameterPath",
+    "Patch",
+    "Route",
+    "Router",
+    "canonical_name",
+    "find_module",
+    "merge_into",
+    "merged_parameters",
+    "new_lora",
+    "patched",
+    "target_modules",
+]

@@ -1,0 +1,51 @@
+"""Adding ΔW to the weights themselves: for an exported model, or while one strength stays for many passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from studio.pipelines.adapters.adapter import Adapter
+from studio.pipelines.adapters.patching import bind, module_at
+from studio.pipelines.adapters.paths import ParameterPath
+
+
+def merged_parameters(
+    components: Mapping[str, nn.Module], adapter: Adapter, strength: float = 1.0
+) -> dict[ParameterPath, Tensor]:
+    """parameter + strength · Δ for everything that `adapter` changes, as new tensors; the models stay as they are.
+
+    The sum is made in float32 and rounded once to the parameter's type. Every component that the adapter changes must be
+    in `components`; `AdapterMismatchError` if a layer is missing or of another shape.
+    """
+    merged: dict[ParameterPath, Tensor] = {}
+    with torch.no_grad():
+        for path, patch in adapter.patches.items():
+            module = module_at(components[path.component], path, adapter.info.name)
+            original = module.get_parameter(path.parameter)
+            delta = bind(patch, module, path, adapter.info.name).delta().to(original.device)
+            merged[path] = (original + strength * delta).to(original.dtype)
+    return merged
+
+
+@contextmanager
+def merge_into(components: Mapping[str, nn.Module], adapter: Adapter, strength: float = 1.0) -> Iterator[None]:
+    """Hold the merged weights while the block is open; afterwards, also after an exception, the original ones, bit for bit.
+
+    The parameters stay the same objects; the original values are kept in a copy.
+    """
+    merged = merged_parameters(components, adapter, strength)
+    with ExitStack() as restore:
+        for path, values in merged.items():
+            parameter = module_at(components[path.component], path, adapter.info.name).get_parameter(path.parameter)
+            restore.callback(_write, parameter, parameter.detach().clone())
+            _write(parameter, values)
+        yield
+
+
+def _write(parameter: Tensor, values: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(values)

@@ -1,0 +1,171 @@
+"""`patched`: the one place that changes a model, and changes it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from studio.pipelines.adapters.layers import LayerSpec, layer_spec
+from studio.pipelines.adapters.patches.base import BoundPatch, Patch
+from studio.pipelines.adapters.paths import ParameterPath, find_module
+from studio.pipelines.adapters.routing import Route, Router, RouteWeight
+from studio.pipelines.errors import AdapterMismatchError
+
+
+@contextmanager
+def patched(components: Mapping[str, nn.Module], routes: Sequence[Route]) -> Iterator[Router]:
+    """Let adapters act on models while the block is open: y = W x + b + Σₙ routeₙ ⊙ Δₙ(x) in every layer they name.
+
+    Nothing is merged and no parameter is written to: the layers compute a sum, so gradients reach the adapters' tensors
+    and every picture of a batch can have its own. Keep it open around forward *and* backward, because gradient
+    checkpointing runs forwards again. Blocks nest: the inner one adds to the outer one. At the end, also after an
+    exception, the models are exactly as before, and so are their attributes and hooks.
+
+    Args:
+        components: the models by name (`unet`, `text_encoder`, …). Patches of other components do not act, and are in
+            the report.
+        routes: which adapters act, how strongly and where.
+
+    Yields:
+        A `Router`; its `report()` names what was left out.
+
+    Raises:
+        AdapterMismatchError: an adapter names a layer that the model does not have, or not in that shape.
+    """
+    router = Router(tuple(routes))
+    with ExitStack() as restore:
+        added: dict[nn.Module, list[_Entry]] = {}
+        for route in router.routes:
+            for path, patch in route.adapter.patches.items():
+                _resolve(components, router, route, path, patch, added, restore)
+        for module, entries in added.items():
+            restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
+            module.forward = _PatchedForward.extending(module, tuple(entries))  # type: ignore[method-assign]
+        yield router
+
+
+_Entry = tuple[BoundPatch, RouteWeight, bool]
+_ABSENT = object()
+
+
+def _resolve(
+    components: Mapping[str, nn.Module],
+    router: Router,
+    route: Route,
+    path: ParameterPath,
+    patch: Patch,
+    added: dict[nn.Module, list[_Entry]],
+    restore: ExitStack,
+) -> None:
+    """Bind one patch of one route: to its layer's forward, or, if it has no per-position form, to the parameter."""
+    component = components.get(path.component)
+    if component is None:
+        router.leave_out(route, path, f"there is no {path.component} here")
+        return
+    module = module_at(component, path, route.adapter.info.name)
+    if not patch.routable:
+        if route.rows is not None or route.mask is not None:
+            router.leave_out(route, path, f"a {patch.kind} patch acts on whole batches only")
+            return
+        restore.callback(module._parameters.__setitem__, path.parameter, module._parameters[path.parameter])
+        module._parameters[path.parameter] = _changed_parameter(module, path, patch, route)
+        return
+    bound = bind(patch, module, path, route.adapter.info.name)
+    weight = router.resolve(route, path, _parameter(module, path).device)
+    if weight is not None and not weight.is_zero:
+        added.setdefault(module, []).append((bound, weight, patch.needs_base_out))
+
+
+def module_at(component: nn.Module, path: ParameterPath, adapter_name: str) -> nn.Module:
+    """The module that `path` names in `component`; `AdapterMismatchError` if there is none."""
+    module = find_module(component, path.module)
+    if module is None or path.parameter not in module._parameters:
+        raise AdapterMismatchError(
+            f"The adapter {adapter_name!r} changes {path}, which this model does not have: it was made for another base "
+            f"model. `studio inspect` shows which."
+        )
+    return module
+
+
+def bind(patch: Patch, module: nn.Module, path: ParameterPath, adapter_name: str) -> BoundPatch:
+    """Bind a routable patch to its layer, with an error that says which adapter and layer do not fit."""
+    try:
+        return patch.bind(_parameter(module, path), layer_spec(module))
+    except AdapterMismatchError as error:
+        raise AdapterMismatchError(f"The adapter {adapter_name!r} does not fit {path}. {error}") from error
+
+
+def _parameter(module: nn.Module, path: ParameterPath) -> Tensor:
+    parameter = module._parameters[path.parameter]
+    assert parameter is not None, path
+    return parameter
+
+
+def _changed_parameter(module: nn.Module, path: ParameterPath, patch: Patch, route: Route) -> Any:
+    """parameter + strength · Δ, computed once when the block opens."""
+    original = _parameter(module, path)
+    delta = patch.bind(original, _plain_spec(original)).delta()
+    return original + (route.strength * delta).to(device=original.device, dtype=original.dtype)
+
+
+def _plain_spec(parameter: Tensor) -> LayerSpec:
+    size = parameter.shape
+    return LayerSpec("linear", size[1] if len(size) > 1 else 1, size[0])
+
+
+def _restore_forward(module: nn.Module, before: object) -> None:
+    if before is _ABSENT:
+        module.__dict__.pop("forward", None)
+    else:
+        module.__dict__["forward"] = before
+
+
+class _PatchedForward:
+    """A layer's forward that adds what patches add. It replaces `forward` on the instance, so hooks still run."""
+
+    def __init__(self, module: nn.Module, original: Callable[[Tensor], Tensor], entries: tuple[_Entry, ...]) -> None:
+        self.module = module
+        self.original = original
+        self.entries = entries
+        self.is_convolution = isinstance(module, nn.Conv2d)
+        self.needs_base_out = any(needs for _, _, needs in entries)
+
+    @classmethod
+    def extending(cls, module: nn.Module, entries: tuple[_Entry, ...]) -> _PatchedForward:
+        """Over the module's present forward; a patched one is extended, so that all see the same unpatched output."""
+        present = module.forward
+        if isinstance(present, cls):
+            return cls(module, present.original, (*present.entries, *entries))
+        return cls(module, present, entries)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        output = self.original(x)
+        base_out = self._without_bias(output) if self.needs_base_out else output
+        for bound, weight, _ in self.entries:
+            output = _plus(output, x, base_out, bound, weight, self.is_convolution)
+        return output
+
+    def _without_bias(self, output: Tensor) -> Tensor:
+        bias = self.module.bias
+        if not isinstance(bias, Tensor):
+            return output
+        bias = bias.to(output.dtype)
+        return output - (bias[:, None, None] if self.is_convolution else bias)
+
+
+def _plus(
+    output: Tensor, x: Tensor, base_out: Tensor, bound: BoundPatch, weight: RouteWeight, is_convolution: bool
+) -> Tensor:
+    """output + route ⊙ Δ(x); rows that the route does not name are not computed and stay as they are, bit for bit."""
+    factor = weight.factor(output, is_convolution)
+    if weight.chosen is None:
+        delta = bound.forward_delta(x, base_out).to(output.dtype)
+        return output + factor * delta if isinstance(factor, Tensor) else torch.add(output, delta, alpha=factor)
+    chosen = weight.chosen
+    delta = bound.forward_delta(x[chosen], base_out[chosen]).to(output.dtype)
+    rows_factor = factor[chosen] if isinstance(factor, Tensor) and factor.shape[0] == output.shape[0] else factor
+    return output.index_add(0, chosen, rows_factor * delta)

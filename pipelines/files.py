@@ -1,0 +1,100 @@
+"""Writing files so that a reader finds the old content or the new, and never half of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from studio.pipelines.errors import OutputError
+
+_CAUSES = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "your disk quota is used up; free some space or choose another folder",
+    errno.EACCES: "there is no permission to write there; choose another folder",
+    errno.EPERM: "there is no permission to write there; choose another folder",
+    errno.EROFS: "it is on a read-only disk; choose another folder",
+    errno.ENOTDIR: "a part of its path is a file, not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "its name is too long",
+}
+
+
+def atomic_write_bytes(path: Path | str, data: bytes) -> None:
+    """Replace the file at `path` by `data` in one step, also if the machine stops halfway.
+
+    Missing folders are made. The data goes to a temporary file in the same folder, is flushed to the disk and renamed.
+
+    Raises:
+        OutputError: the disk is full, or the place cannot be written to; what was there before is untouched.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        cause = _CAUSES.get(error.errno or 0, error.strerror or str(error))
+        raise OutputError(f"{path} cannot be written: {cause}.") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path | str, text: str) -> None:
+    """`atomic_write_bytes` of `text` in UTF-8."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_json(path: Path | str, value: Any, *, indent: int | None = 2) -> None:
+    """`atomic_write_text` of `value` as JSON; NaN and infinities are a `ValueError`, as JSON has none."""
+    atomic_write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def atomic_save_safetensors(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """`atomic_write_bytes` of a safetensors file.
+
+    Args:
+        tensors: by name; made contiguous and copied to the CPU here.
+        metadata: strings for the header.
+    """
+    ready = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    atomic_write_bytes(path, safetensors_bytes(ready, None if metadata is None else dict(metadata)))
+
+
+def _umask() -> int:
+    """The process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the folder's entry for the new name; not every file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
