@@ -1,0 +1,21 @@
+"""The training methods, as an explicit list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from studio.pipelines.errors import ConfigError
+from studio.training.method import AdapterMethod
+from studio.training.methods.dreambooth_lora import DreamBoothLoRA
+
+METHODS: tuple[AdapterMethod[Any], ...] = (DreamBoothLoRA(),)
+"""Every method there is; the contract tests run on each."""
+
+
+def method_named(name: str) -> AdapterMethod[Any]:
+    """The method called `name`. Raises ConfigError when there is none."""
+    for method in METHODS:
+        if method.name == name:
+            return method
+    known = ", ".join(method.name for method in METHODS)
+    raise ConfigError(f"adapter.method = {name!r} is no training method; there is {known}")
