@@ -7,10 +7,11 @@ those folders, and nothing else of the repository, so that `studio.tests` or `st
 
 import sys
 
-if sys.version_info < (3, 11):  # this file stays readable by old interpreters, so that the sentence can be printed
+# This file stays readable by old interpreters, so that the sentence can be printed.
+if sys.version_info < (3, 11):  # noqa: UP036
     raise SystemExit(
-        "Diffusion Customization Studio needs Python 3.11 or newer; this is Python %d.%d. "
-        "Make a virtual environment with a newer one, for example: python3.12 -m venv .venv" % sys.version_info[:2]
+        f"Diffusion Customization Studio needs Python 3.11 or newer; this is Python {sys.version_info[0]}.{sys.version_info[1]}. "
+        "Make a virtual environment with a newer one, for example: python3.12 -m venv .venv"
     )
 
 from collections.abc import Sequence

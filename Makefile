@@ -1,0 +1,50 @@
+# The studio's house-keeping. Everything happens in .venv, made on first use; nothing outside this folder is written.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+export HF_HUB_DISABLE_TELEMETRY := 1
+export GRADIO_ANALYTICS_ENABLED := False
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BIN := .venv/bin
+OUTPUT ?= outputs/demo
+# One process per core and one thread per process is the quickest way through many small models.
+TEST_JOBS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1); echo $$((cores > 4 ? 4 : cores)))
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+.PHONY: help install install-dev demo test test-quick check bench ui base-model clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+install: ## make .venv and install what the product needs
+	@.ci/install
+
+install-dev: ## the same, with what the tests and checks need
+	@.ci/install dev
+
+demo: install ## teach a sample concept and show it in new pictures (OUTPUT=outputs/demo)
+	$(BIN)/studio demo --output "$(OUTPUT)"
+
+test: install-dev ## all tests (ARGS="-k name" to choose)
+	$(PYTEST) -m "not bench" -n $(TEST_JOBS) --dist loadfile --durations 10 $(ARGS)
+
+test-quick: install-dev ## the tests that take no more than seconds each
+	$(PYTEST) -m "not bench and not slow" -n $(TEST_JOBS) --dist loadfile $(ARGS)
+
+check: install-dev ## lint; then types and import rules on a wheel built and installed afresh
+	@.ci/check
+
+bench: install-dev ## the benchmarks
+	$(PYTEST) -m bench -s $(ARGS)
+
+ui: ## open the page
+	@echo "There is no page yet; the command line has everything: $(BIN)/studio --help" >&2; exit 1
+
+base-model: install ## rebuild the embedded base model from its recipe (hours)
+	$(BIN)/studio base-model $(ARGS)
+
+clean: ## remove what builds and tests left behind (not .venv, not outputs)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
