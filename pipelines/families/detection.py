@@ -33,9 +33,7 @@ def family_named(name: str) -> ModelFamily:
     raise UserError(f"There is no model family {name!r}{hint} The families are: {', '.join(names)}.")
 
 
-def detect_family(
-    unet_config: Mapping[str, Any], text_encoder_configs: Sequence[Mapping[str, Any]] = ()
-) -> ModelFamily:
+def detect_family(unet_config: Mapping[str, Any], text_encoder_configs: Sequence[Mapping[str, Any]] = ()) -> ModelFamily:
     """The family that a UNet's config belongs to, by structure and not by size.
 
     Args:

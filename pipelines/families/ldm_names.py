@@ -28,9 +28,7 @@ _OUTER_PARTS = (
 )
 
 
-def ldm_block_names(
-    *, num_levels: int, layers_per_block: int, attention_levels: Sequence[int]
-) -> tuple[tuple[str, str], ...]:
+def ldm_block_names(*, num_levels: int, layers_per_block: int, attention_levels: Sequence[int]) -> tuple[tuple[str, str], ...]:
     """Pairs (diffusers path prefix, LDM path prefix) for a UNet of the given structure.
 
     Args:

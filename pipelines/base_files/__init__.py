@@ -1,0 +1,1 @@
+"""Reading base models from folders, single checkpoints and the hub."""
