@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,14 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
         OutputError: the disk is full, or the place cannot be written to; what was there before is untouched.
     """
     path = Path(path)
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
+        temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.part"
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)
@@ -53,7 +52,7 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
         raise OutputError(f"{path} cannot be written: {cause}.") from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:
@@ -79,13 +78,6 @@ def atomic_save_safetensors(
     atomic_write_bytes(path, safetensors_bytes(ready, None if metadata is None else dict(metadata)))
 
 
-def _umask() -> int:
-    """The process's mask of permissions, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _sync_folder(folder: Path) -> None:
     """Flush the folder's entry for the new name; not every file system can."""
     try:
@@ -95,6 +87,6 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        pass
+        return
     finally:
         os.close(descriptor)

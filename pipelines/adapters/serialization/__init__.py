@@ -1,0 +1,1 @@
+"""What all file dialects share: the header, module names, metadata, and finding a layer's tensors."""

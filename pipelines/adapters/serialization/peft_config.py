@@ -1,0 +1,112 @@
+"""The scales of a PEFT or diffusers file: `lora_adapter_metadata`, PEFT's LoraConfig of each component as JSON in the header."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from studio.pipelines.adapters.adapter import Adapter
+from studio.pipelines.adapters.patches import DoRAPatch, LoRAPatch
+from studio.pipelines.adapters.paths import ParameterPath
+from studio.pipelines.adapters.serialization.dialect import Scale
+from studio.pipelines.errors import AdapterFileError
+
+Number = TypeVar("Number", int, float)
+
+METADATA_KEY = "lora_adapter_metadata"
+
+
+class PeftScales:
+    """Alpha and rsLoRA flag of each layer, as LoraConfig gives them."""
+
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._config = _parse(metadata.get(METADATA_KEY))
+
+    def __call__(self, path: ParameterPath) -> Scale:
+        """The scale at `path`; alpha None (= rank) where the file says nothing, as diffusers has it."""
+        prefix = f"{path.component}."
+        if f"{prefix}lora_alpha" not in self._config:
+            return Scale()
+        alpha = self._config[f"{prefix}lora_alpha"]
+        patterns = self._config.get(f"{prefix}alpha_pattern", {})
+        if not isinstance(patterns, dict):
+            raise AdapterFileError(f"its metadata gives {prefix}alpha_pattern in a way that PEFT does not.")
+        for pattern, value in patterns.items():
+            if _matches(pattern, path.module):
+                alpha = value
+                break
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+            raise AdapterFileError(f"its metadata gives {path} the alpha {alpha!r}, which is no number.")
+        return Scale(float(alpha), self._config.get(f"{prefix}use_rslora") is True)
+
+
+def peft_config(adapter: Adapter) -> dict[str, str]:
+    """The metadata entry for `adapter`.
+
+    Layers of a text encoder are named without `text_model.`, so that PEFT, which compares the ends of names, finds them in
+    both of transformers' layouts.
+
+    Raises:
+        AdapterFileError: a component mixes LoRA and DoRA, or rsLoRA with others, which LoraConfig cannot say.
+    """
+    config: dict[str, Any] = {}
+    for component in adapter.components():
+        layers = {path.module.removeprefix("text_model."): patch for path, patch in adapter.patches.items() if path.component == component}
+        loras = {name: patch.lora if isinstance(patch, DoRAPatch) else patch for name, patch in layers.items()}
+        if not all(isinstance(lora, LoRAPatch) for lora in loras.values()):
+            raise AdapterFileError("A PEFT file holds LoRA and DoRA layers only; export another format.")
+        ranks = {name: lora.rank for name, lora in loras.items()}
+        alphas = {name: _number(lora.alpha) for name, lora in loras.items()}
+        rank, alpha = _most_common(ranks), _most_common(alphas)
+        own = {
+            "r": rank,
+            "lora_alpha": alpha,
+            "target_modules": sorted(layers),
+            "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
+            "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
+            "use_dora": _same(component, "DoRA", [isinstance(patch, DoRAPatch) for patch in layers.values()]),
+            "use_rslora": _same(component, "rsLoRA", [lora.use_rslora for lora in loras.values()]),
+            "bias": "none",
+            "lora_bias": False,
+        }
+        config |= {f"{component}.{name}": value for name, value in own.items()}
+    return {METADATA_KEY: json.dumps(config, indent=2, sort_keys=True)}
+
+
+def _parse(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        config = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise AdapterFileError(f"its metadata entry {METADATA_KEY} is not a JSON object.")
+    return config
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Whether a PEFT pattern means `module`: its whole name or its end. Only names are taken, no regular expressions."""
+    name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    if re.search(r"[^\w.]", name):
+        raise AdapterFileError(f"its metadata has the pattern {pattern!r}, a regular expression, where a module's name is read.")
+    if pattern.startswith("^"):
+        return name in (module, module.removeprefix("text_model."))
+    return module == name or module.endswith(f".{name}")
+
+
+def _most_common(values: Mapping[str, Number]) -> Number:
+    return Counter(values.values()).most_common(1)[0][0]
+
+
+def _number(alpha: float) -> float:
+    return int(alpha) if float(alpha).is_integer() else float(alpha)
+
+
+def _same(component: str, what: str, flags: list[bool]) -> bool:
+    if any(flags) and not all(flags):
+        raise AdapterFileError(f"Some layers of the {component} use {what} and some do not; a PEFT file cannot say so. Export kohya.")
+    return any(flags)
