@@ -75,7 +75,7 @@ def to_pixels(pictures: np.ndarray) -> torch.Tensor:
 def encode_shard(vae: AutoencoderTiny, pictures: np.ndarray) -> torch.Tensor:
     """Scaled latents [N, z, s, s] in fp16 of uint8 pictures."""
     parts = [vae.encode(to_pixels(pictures[i : i + 256])).latents for i in range(0, len(pictures), 256)]
-    return (torch.cat(parts) * vae.config.scaling_factor).half()
+    return (torch.cat(parts) * vae.config.scaling_factor).half().contiguous()
 
 
 def psnr(vae: AutoencoderTiny, pictures: np.ndarray) -> float:

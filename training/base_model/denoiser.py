@@ -32,7 +32,7 @@ class LatentPool:
     def __init__(self, state_dir: Path, recipe: BaseRecipe) -> None:
         self.folder = state_dir / "renders"
         self.cache = state_dir / "latents"
-        self.cache.mkdir(exist_ok=True)
+        self.cache.mkdir(parents=True, exist_ok=True)
         self.vae = fit_encoder(state_dir, recipe)
         self.shards: list[tuple[torch.Tensor, list]] = []
         self.refresh()
@@ -211,3 +211,15 @@ def train_denoiser(state_dir: Path, recipe: BaseRecipe, plan: RunPlan) -> Denois
             state.save(folder)
     state.save(folder)
     return state
+
+
+def start_from_weights(state_dir: Path, recipe: BaseRecipe, folder: Path) -> None:
+    """Make a state from an exported fp16 folder (moments empty: the warm-up runs again from its step count)."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    state = DenoiserState(recipe)
+    state.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).state_dict())
+    state.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).state_dict())
+    state.ema = [p.detach().clone() for p in state.parameters()]
+    state.save(state_dir / "denoiser")

@@ -43,7 +43,7 @@ class BaseRecipe:
 
     batch_size: int = 64
     learning_rate: float = 1e-3
-    muon_learning_rate: float = 1e-3
+    muon_learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
