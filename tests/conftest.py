@@ -3,12 +3,13 @@
 import os
 import socket
 import tempfile
+from pathlib import Path
 
 # Read once at import by huggingface_hub and gradio, so it stands before any of them is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), "studio-tests-empty-hub")
+os.environ["HF_HOME"] = str(Path(tempfile.gettempdir(), "studio-tests-empty-hub"))
 os.environ["MPLBACKEND"] = "Agg"
 for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"):
     os.environ.pop(name, None)

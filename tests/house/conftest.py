@@ -1,5 +1,6 @@
 """The repository, and a wheel built from a copy of it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,6 @@ HOUSE_FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENS
 
 def run(command: Sequence[str | Path], cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command with only these variables and PATH set; standard output and error as text."""
-    import os
-
     variables = {"PATH": os.environ["PATH"], "HOME": str(cwd), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
     return subprocess.run(
         [str(word) for word in command], cwd=cwd, env=variables, capture_output=True, text=True, timeout=300, check=False

@@ -35,7 +35,7 @@ def test_rooms_are_not_importable_by_their_folder_names_after_installation(tmp_p
 
 
 def test_an_old_python_gets_one_sentence(repository: Path, monkeypatch):
-    version = namedtuple("version", ["major", "minor", "micro", "releaselevel", "serial"])  # noqa: PYI024
+    version = namedtuple("version", ["major", "minor", "micro", "releaselevel", "serial"])
     monkeypatch.setattr(sys, "version_info", version(3, 9, 18, "final", 0))
     with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer; this is Python 3\.9\. Make a virtual environment"):
         runpy.run_path(str(repository / "studio" / "__init__.py"))
