@@ -131,7 +131,10 @@ def _from_single_file(
     parts = {facts.tokenizer: tokenizer for facts, tokenizer in zip(family.text_encoders, tokenizers, strict=True)}
     config = str(configs_dir(family) if config_dir is None else config_dir)
     pipeline_class = getattr(diffusers, family.pipeline_class)
-    return pipeline_class.from_single_file(str(path), config=config, local_files_only=True, dtype=dtype, **parts)
+    try:
+        return pipeline_class.from_single_file(str(path), config=config, local_files_only=True, dtype=dtype, **parts)
+    except NotImplementedError as error:  # torch's word for a weight that was never filled
+        raise BaseModelError(f"{path} lacks some of its weights: the file is incomplete.") from error
 
 
 def _scheduler(scheduler: Any, shapes: dict[str, tuple[int, ...]]) -> Any:
