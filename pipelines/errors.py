@@ -69,6 +69,10 @@ class NonFiniteLossError(StudioError):
     """The loss became NaN or infinite; the last good state was kept."""
 
 
+class Cancelled(StudioError):  # noqa: N818 - it is no error, only the end asked for
+    """The work was called off by the program that had ordered it."""
+
+
 class Interrupted(StudioError):  # noqa: N818 - it is no error, only the end asked for
     """The work was stopped from outside, and what can be kept was kept.
 
