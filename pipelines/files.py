@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,19 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
         OutputError: the disk is full, or the place cannot be written to; what was there before is untouched.
     """
     path = Path(path)
-    temporary: Path | None = None
-    try:
+    temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.part"
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.part"
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
-        _sync_folder(path.parent)
-    except OSError as error:
-        cause = _CAUSES.get(error.errno or 0, error.strerror or str(error))
-        raise OutputError(f"{path} cannot be written: {cause}.") from error
-    finally:
-        if temporary is not None:
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:
@@ -65,9 +62,7 @@ def atomic_write_json(path: Path | str, value: Any, *, indent: int | None = 2) -
     atomic_write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def atomic_save_safetensors(
-    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
+def atomic_save_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """`atomic_write_bytes` of a safetensors file.
 
     Args:
@@ -76,6 +71,16 @@ def atomic_save_safetensors(
     """
     ready = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     atomic_write_bytes(path, safetensors_bytes(ready, None if metadata is None else dict(metadata)))
+
+
+@contextmanager
+def output_errors(path: Path | str) -> Iterator[None]:
+    """Turn the operating system's errors inside the block into an `OutputError` that says why `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        cause = _CAUSES.get(error.errno or 0, error.strerror or str(error))
+        raise OutputError(f"{path} cannot be written: {cause}.") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -71,11 +71,7 @@ class Adapter:
 
     def named_tensors(self) -> dict[str, Tensor]:
         """Every tensor by a unique dotted name, as `unet.….to_q.weight.down`; the tensors themselves, not copies."""
-        return {
-            f"{path}.{name}": tensor
-            for path, patch in self.patches.items()
-            for name, tensor in patch.parameters().items()
-        }
+        return {f"{path}.{name}": tensor for path, patch in self.patches.items() for name, tensor in patch.parameters().items()}
 
     def components(self) -> tuple[str, ...]:
         """The components it changes, in the order of its patches."""

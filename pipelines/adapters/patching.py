@@ -44,7 +44,7 @@ def patched(components: Mapping[str, nn.Module], routes: Sequence[Route]) -> Ite
                 _resolve(components, router, route, path, patch, added, restore)
         for module, entries in added.items():
             restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
-            module.forward = _PatchedForward.extending(module, tuple(entries))  # type: ignore[method-assign]
+            module.forward = _PatchedForward.extending(module, tuple(entries))
         yield router
 
 
@@ -157,9 +157,7 @@ class _PatchedForward:
         return output - (bias[:, None, None] if self.is_convolution else bias)
 
 
-def _plus(
-    output: Tensor, x: Tensor, base_out: Tensor, bound: BoundPatch, weight: RouteWeight, is_convolution: bool
-) -> Tensor:
+def _plus(output: Tensor, x: Tensor, base_out: Tensor, bound: BoundPatch, weight: RouteWeight, is_convolution: bool) -> Tensor:
     """output + route ⊙ Δ(x); rows that the route does not name are not computed and stay as they are, bit for bit."""
     factor = weight.factor(output, is_convolution)
     if weight.chosen is None:

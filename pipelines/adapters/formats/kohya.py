@@ -1,7 +1,8 @@
-"""kohya's dialect, which every other tool reads: `lora_unet_<path with underscores>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
+"""kohya's dialect, which every other tool reads: `lora_unet_<path with underscores>.lora_down.weight`, `.lora_up.weight`.
 
-A DoRA adds LyCORIS' `.dora_scale`, `[out, 1]` or `[out, 1, 1, 1]`. Text encoders are `lora_te_` (SD1.x, SD2.x) or
-`lora_te1_` and `lora_te2_` (SDXL). For SDXL the UNet's names are LDM's, as sd-scripts writes them; both are read.
+The scale is a tensor `.alpha`. A DoRA adds LyCORIS' `.dora_scale`, `[out, 1]` or `[out, 1, 1, 1]`. Text encoders are
+`lora_te_` (SD1.x, SD2.x) or `lora_te1_` and `lora_te2_` (SDXL). For SDXL the UNet's names are LDM's, as sd-scripts writes
+them; both are read.
 """
 
 from __future__ import annotations

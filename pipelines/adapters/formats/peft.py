@@ -45,7 +45,12 @@ def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[Par
 def write(adapter: Adapter, family: ModelFamily) -> FileContent:
     """Tensors and the metadata with the scales; the names are the same for every family."""
     tensors = encode_layers(adapter, _CODECS, lambda path: f"{path.component}.{path.module}")
-    return FileContent(tensors, peft_config(adapter))
+    return FileContent({_as_read(key): tensor for key, tensor in tensors.items()}, peft_config(adapter))
+
+
+def _as_read(key: str) -> str:
+    """transformers, which loads the text encoders, wants `.weight` behind the magnitudes; PEFT writes none for the UNet."""
+    return f"{key}.weight" if key.startswith("text_encoder") and key.endswith(_MAGNITUDE) else key
 
 
 def _parse(key: str) -> tuple[ParameterPath, str] | None:

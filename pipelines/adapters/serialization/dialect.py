@@ -89,7 +89,8 @@ def group_by_layer(
             raise AdapterFileError(f"it has the {part} of {path} twice, the second time as {key!r}.")
         parts[part] = tensor
     if unknown:
-        raise AdapterFileError(f"{len(unknown)} of its {len(tensors)} tensors belong to no module of a model known here: {_few(unknown)}.")
+        left_over = f"{len(unknown)} of its {len(tensors)} tensors"
+        raise AdapterFileError(f"{left_over} belong to no module of a model known here: {_few(unknown)}.")
     return groups
 
 
@@ -114,9 +115,7 @@ def decode_layers(
     return patches
 
 
-def encode_layers(
-    adapter: Adapter, codecs: Sequence[LayerCodec], key_of: Callable[[ParameterPath], str]
-) -> dict[str, Tensor]:
+def encode_layers(adapter: Adapter, codecs: Sequence[LayerCodec], key_of: Callable[[ParameterPath], str]) -> dict[str, Tensor]:
     """Every patch's tensors, with keys `key_of(path).part`.
 
     Raises:

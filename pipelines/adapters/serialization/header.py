@@ -20,12 +20,13 @@ from studio.pipelines.errors import AdapterFileError, MissingFileError
 MAX_HEADER_BYTES = 100_000_000
 """As in the safetensors library."""
 
-_TYPE_BYTES = {
-    **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1},
-    **{"I16": 2, "U16": 2, "F16": 2, "BF16": 2},
-    **{"I32": 4, "U32": 4, "F32": 4},
-    **{"I64": 8, "U64": 8, "F64": 8, "C64": 8},
+_TYPES_OF_BYTES = {
+    1: ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"),
+    2: ("I16", "U16", "F16", "BF16"),
+    4: ("I32", "U32", "F32"),
+    8: ("I64", "U64", "F64", "C64"),
 }
+_TYPE_BYTES = {dtype: size for size, dtypes in _TYPES_OF_BYTES.items() for dtype in dtypes}
 
 
 _OTHER_KINDS = (

@@ -71,8 +71,7 @@ def _dotted(name: str, grammar: Sequence[str]) -> str | None:
     for regex, template in _compiled(tuple(grammar)):
         match = regex.fullmatch(name)
         if match is not None:
-            numbers = iter(match.groups())
-            return re.sub("#", lambda _: next(numbers), template)
+            return template.replace("#", "{}").format(*match.groups())
     return None
 
 

@@ -20,7 +20,19 @@ Redaction = Literal["none", "private", "minimal"]
 """What to leave out: nothing; paths and captions; everything that loading does not need."""
 
 STUDIO_KEY = "studio.adapter"
-_PRIVATE_TRAINING = ("dataset_dirs", "tag_frequency", "training_comment", "datasets", "reg_dataset_dirs", "sd_model_name", "vae_name")
+_PRIVATE_TRAINING = (
+    "dataset_dirs",
+    "tag_frequency",
+    "training_comment",
+    "datasets",
+    "reg_dataset_dirs",
+    "sd_model_name",
+    "vae_name",
+)
+_DERIVED_TRAINING = (
+    *("base_model_version", "v2", "network_module", "network_args", "network_dim", "network_alpha"),
+    *("sd_model_name", "new_sd_model_hash"),
+)
 _SEPARATE = ("training", "thumbnail")  # kept under keys of their own, where other tools look
 
 
@@ -41,17 +53,20 @@ def build_metadata(
         "format": "pt",
         **_modelspec(info, family, ldm_names, tensors_hash),
         **_sd_scripts(info, adapter, family, tensors_hash),
-        STUDIO_KEY: json.dumps({name: value for name, value in _plain(info).items() if name not in _SEPARATE}, ensure_ascii=False),
+        STUDIO_KEY: json.dumps(
+            {name: value for name, value in _plain(info).items() if name not in _SEPARATE}, ensure_ascii=False
+        ),
     }
 
 
 def read_info(metadata: Mapping[str, str], *, default_name: str) -> AdapterInfo:
     """What a file says about itself. Entries that cannot be understood are passed over: they change no picture."""
     training = {key.removeprefix("ss_"): value for key, value in metadata.items() if key.startswith("ss_")}
-    shared = {"training": training, "thumbnail": metadata.get("modelspec.thumbnail")}
+    thumbnail = metadata.get("modelspec.thumbnail")
     own = _own_info(metadata)
     if own is not None:
-        return replace(own, **shared)
+        as_given = {key: value for key, value in training.items() if key not in _DERIVED_TRAINING}
+        return replace(own, training=as_given, thumbnail=thumbnail)
     spec = {key.removeprefix("modelspec."): value for key, value in metadata.items() if key.startswith("modelspec.")}
     return AdapterInfo(
         name=_first(spec.get("title"), training.get("output_name"), default_name),
@@ -66,7 +81,8 @@ def read_info(metadata: Mapping[str, str], *, default_name: str) -> AdapterInfo:
         author=spec.get("author"),
         license=spec.get("license"),
         tags=tuple(tag.strip() for tag in spec.get("tags", "").split(",") if tag.strip()),
-        **shared,
+        training=training,
+        thumbnail=thumbnail,
     )
 
 
@@ -118,8 +134,13 @@ def _sd_scripts(info: AdapterInfo, adapter: Adapter, family: ModelFamily, tensor
 
 def _without_private(info: AdapterInfo) -> AdapterInfo:
     training = {key: _without_path(value) for key, value in info.training.items() if key not in _PRIVATE_TRAINING}
-    plain = {name: getattr(info, name) for name in ("name", "base_name", "description", "author")}
-    return replace(info, training=training, **{name: value and _without_path(value) for name, value in plain.items()})
+    return replace(
+        info,
+        name=_without_path(info.name),
+        base_name=None if info.base_name is None else _without_path(info.base_name),
+        description=None if info.description is None else _without_path(info.description),
+        training=training,
+    )
 
 
 def _without_path(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from studio.pipelines.adapters.adapter import Adapter
-from studio.pipelines.adapters.patches import DoRAPatch, LoRAPatch
+from studio.pipelines.adapters.patches import DoRAPatch, LoRAPatch, Patch
 from studio.pipelines.adapters.paths import ParameterPath
 from studio.pipelines.adapters.serialization.dialect import Scale
 from studio.pipelines.errors import AdapterFileError
@@ -54,10 +54,9 @@ def peft_config(adapter: Adapter) -> dict[str, str]:
     """
     config: dict[str, Any] = {}
     for component in adapter.components():
-        layers = {path.module.removeprefix("text_model."): patch for path, patch in adapter.patches.items() if path.component == component}
-        loras = {name: patch.lora if isinstance(patch, DoRAPatch) else patch for name, patch in layers.items()}
-        if not all(isinstance(lora, LoRAPatch) for lora in loras.values()):
-            raise AdapterFileError("A PEFT file holds LoRA and DoRA layers only; export another format.")
+        own_patches = ((path.module, patch) for path, patch in adapter.patches.items() if path.component == component)
+        layers = {module.removeprefix("text_model."): patch for module, patch in own_patches}
+        loras = {name: _lora_inside(patch) for name, patch in layers.items()}
         ranks = {name: lora.rank for name, lora in loras.items()}
         alphas = {name: _number(lora.alpha) for name, lora in loras.items()}
         rank, alpha = _most_common(ranks), _most_common(alphas)
@@ -74,6 +73,13 @@ def peft_config(adapter: Adapter) -> dict[str, str]:
         }
         config |= {f"{component}.{name}": value for name, value in own.items()}
     return {METADATA_KEY: json.dumps(config, indent=2, sort_keys=True)}
+
+
+def _lora_inside(patch: Patch) -> LoRAPatch:
+    lora = patch.lora if isinstance(patch, DoRAPatch) else patch
+    if not isinstance(lora, LoRAPatch):
+        raise AdapterFileError(f"LoraConfig says nothing of {patch.kind} layers; export another format.")
+    return lora
 
 
 def _parse(text: str | None) -> dict[str, Any]:
@@ -108,5 +114,7 @@ def _number(alpha: float) -> float:
 
 def _same(component: str, what: str, flags: list[bool]) -> bool:
     if any(flags) and not all(flags):
-        raise AdapterFileError(f"Some layers of the {component} use {what} and some do not; a PEFT file cannot say so. Export kohya.")
+        raise AdapterFileError(
+            f"Some layers of the {component} use {what} and some do not; a PEFT file cannot say so. Export kohya."
+        )
     return any(flags)
