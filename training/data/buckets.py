@@ -17,6 +17,9 @@ from PIL import Image
 CROP_POSITIONS = 5
 """A photo that stands over its size is cropped at one of so many places; few, so that their latents can be kept."""
 
+LEAST_AREA = 0.75
+"""A size has at least this share of the square's area."""
+
 CENTER = CROP_POSITIONS // 2
 
 
@@ -51,14 +54,15 @@ class Buckets:
     upscale: bool = False
 
     def sizes(self) -> tuple[Size, ...]:
-        """The full-area sizes, from tall to wide."""
+        """The sizes of nearly full area, from tall to wide."""
         if self.square:
             return (Size(self.resolution, self.resolution),)
         side = self.resolution // self.step * self.step
         found = {Size(side, side)}
         for width in range(self.step, side + 1, self.step):
-            height = self.resolution**2 // width // self.step * self.step
-            if height <= self.max_aspect * width:
+            longest = min(self.resolution**2 / width, self.max_aspect * width)
+            height = int(longest / self.step) * self.step
+            if height >= width and height * width >= LEAST_AREA * self.resolution**2:
                 found |= {Size(height, width), Size(width, height)}
         return tuple(sorted(found, key=lambda size: (size.width / size.height, size.width)))
 

@@ -25,12 +25,13 @@ def framed_pixels(picture: Picture, size: Size, crop_position: int, flip: bool) 
     cut = covering[crop.top : crop.top + size.height, crop.left : crop.left + size.width]
     if flip:
         cut = cut[:, ::-1]
-    return torch.from_numpy(np.ascontiguousarray(cut)).permute(2, 0, 1).contiguous().float() / 127.5 - 1.0
+    return torch.from_numpy(np.array(cut)).permute(2, 0, 1).contiguous().float() / 127.5 - 1.0
 
 
 def crop_corner(picture: Picture, size: Size, crop_position: int, flip: bool) -> Crop:
     """Upper left corner of that part in the scaled picture, as SDXL is told; counted in the mirrored picture if `flip`."""
-    covering = covering_size(*picture.pixels.shape[:2], size)
+    height, width, _ = picture.pixels.shape
+    covering = covering_size(height, width, size)
     crop = crop_at(covering, size, crop_position)
     return Crop(crop.top, covering.width - size.width - crop.left) if flip else crop
 

@@ -45,7 +45,7 @@ class TensorStore:
         if entry is None:
             entry = {name: tensor.detach().to("cpu") for name, tensor in make().items()}
             if self.folder is not None:
-                atomic_save_safetensors(self._path(key), entry, {"key": key, "digest": _digest(entry)})
+                atomic_save_safetensors(self._path(key), entry, {"entry": _digest(key, entry)})
         if self.in_memory:
             self._entries[key] = entry
         return entry
@@ -69,12 +69,13 @@ class TensorStore:
                 metadata = file.metadata()
         except (SafetensorError, OSError, ValueError):
             return None
-        whole = metadata is not None and metadata.get("key") == key and metadata.get("digest") == _digest(entry)
+        whole = metadata is not None and metadata.get("entry") == _digest(key, entry)
         return entry if whole else None
 
 
-def _digest(tensors: Tensors) -> str:
-    digest = hashlib.sha256()
+def _digest(key: str, tensors: Tensors) -> str:
+    """One value for key and content: safetensors writes two in random order, and equal entries should be equal files."""
+    digest = hashlib.sha256(key.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())

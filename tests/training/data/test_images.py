@@ -147,10 +147,7 @@ def test_other_modes(tmp_path: Path, mode: str) -> None:
     image = gradient().convert(mode) if mode != "LAB" else Image.new("LAB", (32, 32), (128, 128, 128))
     path = tmp_path / ("a.jpg" if mode == "YCbCr" else "a.tiff" if mode in ("LAB",) else "a.png")
     (image if mode != "HSV" else image.convert("RGB")).save(path)
-    try:
-        assert open_image(path).mode == "RGB"
-    except ImageError as error:
-        assert "colours of mode" in str(error)
+    assert open_image(path).mode == "RGB"
 
 
 def test_colour_profile_is_followed(tmp_path: Path) -> None:
