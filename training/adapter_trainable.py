@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from studio.pipelines.adapters import Adapter, AdapterInfo, Route, patched
 from studio.training.method import Trainable
@@ -69,11 +69,11 @@ class AdapterTrainable(Trainable):
 
     def extract(self, info: AdapterInfo) -> Adapter:
         """Detached float32 copies of the tensors."""
-        patches = {}
-        for path, patch in self._adapter.patches.items():
-            copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in patch.parameters().items()}
-            patches[path] = replace(patch, **copies)  # type: ignore[type-var]
-        return Adapter(info, patches)
+        patches = {path: copy.deepcopy(patch) for path, patch in self._adapter.patches.items()}
+        for patch in patches.values():
+            for tensor in patch.parameters().values():
+                tensor.requires_grad_(False)
+        return Adapter(info, patches).to("cpu")
 
     def _open(self) -> None:
         self._patch = ExitStack()
@@ -90,13 +90,3 @@ class AdapterTrainable(Trainable):
 def _parameter_name(tensor_name: str) -> str:
     """A module's parameters can't have dots in their names."""
     return tensor_name.replace(".", "/")
-
-
-def tensor_count(trainable: Trainable) -> int:
-    """How many numbers train."""
-    return sum(parameter.numel() for parameter in trainable.parameters())
-
-
-def clone_state(trainable: Trainable) -> dict[str, Tensor]:
-    """A copy of `state_dict()`."""
-    return {name: tensor.detach().clone() for name, tensor in trainable.state_dict().items()}

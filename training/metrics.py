@@ -18,19 +18,19 @@ FLUSH_SECONDS = 2.0
 class MetricsLog:
     """Appends records; a record is on the disk after `flush`, or two seconds later at the next `add`."""
 
-    def __init__(self, path: Path, *, keep_through_step: int) -> None:
-        """Open `path`, dropping records of steps after `keep_through_step` (they are about to be done again)."""
+    def __init__(self, path: Path, *, keep_through: int) -> None:
+        """Open `path`, dropping records of forward passes after `keep_through` (they are about to be done again)."""
         self._path = path
         self._waiting: list[str] = []
         self._flushed_at = time.monotonic()
-        records = [record for record in read_metrics(path) if record.get("step", 0) <= keep_through_step]
+        records = [record for record in read_metrics(path) if record.get("micro_step", 0) <= keep_through]
         with output_errors(path.parent):
             temporary = path.with_suffix(".jsonl.tmp")
             temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
             os.replace(temporary, path)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append one record (JSON-like; has a "step")."""
+        """Append one record (JSON-like; has a "micro_step")."""
         self._waiting.append(json.dumps(record))
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from studio.pipelines.errors import OutputError, ResumeError
+from studio.pipelines.files import atomic_write_json
 from studio.training.checkpoint import output_errors
 
 if os.name == "nt":  # pragma: no cover
@@ -80,10 +81,7 @@ class RunFolder:
 
     def write_run(self, record: Mapping[str, Any]) -> None:
         """Replace the run's record in one go."""
-        with output_errors(self.path):
-            temporary = self.run_json.with_suffix(".json.tmp")
-            temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(temporary, self.run_json)
+        atomic_write_json(self.run_json, record)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

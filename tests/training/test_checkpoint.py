@@ -152,13 +152,13 @@ def test_output_that_is_a_file_or_read_only_is_refused(tmp_path: Path):
 
 def test_metrics_are_buffered_and_drop_what_is_done_again(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
-    with MetricsLog(path, keep_through_step=0) as log:
+    with MetricsLog(path, keep_through=0) as log:
         for step in (1, 2, 3):
-            log.add({"step": step, "loss": 1 / step})
+            log.add({"micro_step": step, "loss": 1 / step})
         assert read_metrics(path) == []
     with open(path, "a", encoding="utf-8") as stream:
-        stream.write('{"step": 4, "lo')
-    assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
-    with MetricsLog(path, keep_through_step=2):
+        stream.write('{"micro_step": 4, "lo')
+    assert [record["micro_step"] for record in read_metrics(path)] == [1, 2, 3]
+    with MetricsLog(path, keep_through=2):
         pass
-    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    assert [record["micro_step"] for record in read_metrics(path)] == [1, 2]

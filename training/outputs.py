@@ -1,0 +1,138 @@
+"""The adapter files of a run: a plain one with each checkpoint, and the two finished ones with everything known on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL import Image
+
+from studio.pipelines.adapters import AdapterInfo, Redaction, TrainingRecord, load_adapter, save_adapter
+from studio.training.config import TrainConfig
+from studio.training.method import Trainable
+from studio.training.record import RunRecord
+from studio.training.run_folder import RunFolder
+from studio.training.samples import thumbnail_url
+from studio.training.session import Concept
+
+
+def adapter_info(concept: Concept, step: int) -> AdapterInfo:
+    """What is known about the adapter of a checkpoint."""
+    config, base = concept.config, concept.base
+    assert config.run.name is not None and config.data.resolution is not None
+    return AdapterInfo(
+        name=config.run.name,
+        type="dora" if config.adapter.dora else concept.method.adapter_type,
+        family=base.family.name,
+        base_name=base.source,
+        base_hash=base.content_hash if base.content_hash else None,
+        trigger=concept.trigger,
+        class_noun=config.concept.class_noun,
+        roles=("subject",),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        prediction_type=base.prediction_type,
+        resolution=(config.data.resolution, config.data.resolution),
+        training=training_record(concept, step).as_strings(),
+    )
+
+
+def training_record(concept: Concept, step: int) -> TrainingRecord:
+    """How the adapter was made, in sd-scripts' words."""
+    config, dataset = concept.config, concept.dataset
+    data, loss, optimizer, run = config.data, config.loss, config.optimizer, config.run
+    assert data.batch_size is not None
+    accumulation = run.gradient_accumulation_steps
+    photos = len(dataset.train_items)
+    per_epoch = max(1, -(-photos // (data.batch_size * accumulation)))
+    folder = config.concept.images.name
+    captions = [caption for item in dataset.train_items for caption in (item.captions.bare, *item.captions.full)]
+    return TrainingRecord(
+        learning_rate=optimizer.learning_rate,
+        unet_lr=optimizer.learning_rate,
+        text_encoder_lr=optimizer.text_encoder_learning_rate if config.adapter.train_text_encoder else None,
+        optimizer=optimizer.name,
+        lr_scheduler=config.schedule.name,
+        lr_warmup_steps=config.schedule.warmup_steps,
+        max_train_steps=config.schedule.steps,
+        steps=step,
+        epoch=-(-step // per_epoch),
+        num_train_images=photos,
+        num_reg_images=loss.num_class_images if loss.prior == "class-images" else 0,
+        num_batches_per_epoch=per_epoch,
+        batch_size_per_device=max(1, data.batch_size // concept.accelerator.num_processes),
+        total_batch_size=data.batch_size * accumulation,
+        gradient_accumulation_steps=accumulation,
+        gradient_checkpointing=run.gradient_checkpointing,
+        mixed_precision=str(concept.accelerator.mixed_precision),
+        max_grad_norm=optimizer.max_grad_norm,
+        resolution=f"({data.resolution}, {data.resolution})",
+        enable_bucket=data.buckets,
+        cache_latents=data.cache != "off",
+        noise_offset=loss.noise_offset if loss.noise_offset > 0 else None,
+        min_snr_gamma=loss.snr_gamma if loss.snr_gamma else None,
+        prior_loss_weight=loss.prior_weight if loss.prior != "none" else None,
+        caption_dropout_rate=config.concept.caption_dropout,
+        seed=run.seed,
+        output_name=run.name,
+        dataset_dirs={folder: {"n_repeats": 1, "img_count": photos}},
+        tag_frequency={folder: {caption: captions.count(caption) for caption in dict.fromkeys(captions)}},
+    )
+
+
+def save_checkpoint_adapter(concept: Concept, trainable: Trainable, step: int, path: Path) -> None:
+    """Write what was learned so far as a PEFT file that can be used at once."""
+    save_adapter(trainable.extract(adapter_info(concept, step)), path, "peft", family=concept.base.family)
+
+
+def save_final_adapters(
+    concept: Concept,
+    record: RunRecord,
+    checkpoint_adapter: Path,
+    folder: RunFolder,
+    thumbnail: Image.Image | None,
+    redact: Redaction,
+) -> None:
+    """Write the chosen checkpoint's adapter in both dialects, with its thumbnail and the reason of the choice."""
+    adapter = load_adapter(checkpoint_adapter)
+    assert record.chosen_step is not None
+    info = replace(
+        adapter_info(concept, record.chosen_step),
+        description=f"{concept.method.title} of {record.trigger}. {record.reason}",
+        thumbnail=None if thumbnail is None else thumbnail_url(thumbnail),
+    )
+    finished = replace(adapter, info=info)
+    save_adapter(finished, folder.adapter, "peft", redact=redact, family=concept.base.family)
+    save_adapter(finished, folder.kohya_adapter, "kohya", redact=redact, family=concept.base.family)
+
+
+def usage_commands(folder: RunFolder, config: TrainConfig, trigger: str) -> tuple[str, ...]:
+    """Lines to type to use the adapter."""
+    base = "" if config.model.base == "embedded" else f" --base {_quoted(config.model.base)}"
+    return (
+        "# a picture with the studio",
+        f'studio generate --prompt "a {trigger} in the snow" --adapter {_quoted(str(folder.adapter))}{base}',
+        "",
+        "# the same in Python, with diffusers",
+        f'pipeline.load_lora_weights("{folder.path.name}", weight_name="adapter.safetensors")',
+        f'pipeline("a {trigger} in the snow").images[0]',
+        "",
+        "# what it is",
+        f"studio inspect {_quoted(str(folder.adapter))}",
+    )
+
+
+def file_list() -> tuple[tuple[str, str], ...]:
+    """The files of a finished run, and what each is for."""
+    return (
+        ("adapter.safetensors", "for diffusers, PEFT, SD.Next and the studio"),
+        ("adapter.kohya.safetensors", "the same for A1111, Forge, ComfyUI and InvokeAI"),
+        ("checkpoints/", "the adapters of earlier steps, and what resuming needs"),
+        ("samples/", "the sample pictures of this page"),
+        ("metrics.jsonl", "the loss of every step, a JSON object a line"),
+        ("config.toml", "all settings; train again with --config config.toml"),
+    )
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if any(character.isspace() for character in text) else text
