@@ -80,3 +80,10 @@ def test_installed_wheel_says_what_is_wrong(installed: Path, tmp_path: Path):
     assert "Did you mean 'generate'" in done.stderr
 
 
+
+
+def test_installed_wheel_makes_a_picture(installed: Path, tmp_path: Path):
+    """The embedded base model travels with the wheel: no repository, no network, no cache."""
+    done = run([installed / "studio", "generate", "--prompt", "a red cat", "--steps", "2", "--output", "out"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").rglob("*.png"))) >= 1
