@@ -68,7 +68,7 @@ def _resolve(
         return
     module = module_at(component, path, route.adapter.info.name)
     if not patch.routable:
-        if route.rows is not None or route.mask is not None:
+        if route.is_partial:
             router.leave_out(route, path, f"a {patch.kind} patch acts on whole batches only")
             return
         restore.callback(module._parameters.__setitem__, path.parameter, module._parameters[path.parameter])
@@ -83,7 +83,7 @@ def _resolve(
 def module_at(component: nn.Module, path: ParameterPath, adapter_name: str) -> nn.Module:
     """The module that `path` names in `component`; `AdapterMismatchError` if there is none."""
     module = find_module(component, path.module)
-    if module is None or path.parameter not in module._parameters:
+    if module is None or module._parameters.get(path.parameter) is None:
         raise AdapterMismatchError(
             f"The adapter {adapter_name!r} changes {path}, which this model does not have: it was made for another base "
             f"model. `studio inspect` shows which."
@@ -163,7 +163,7 @@ def _plus(output: Tensor, x: Tensor, base_out: Tensor, bound: BoundPatch, weight
     if weight.chosen is None:
         delta = bound.forward_delta(x, base_out).to(output.dtype)
         return output + factor * delta if isinstance(factor, Tensor) else torch.add(output, delta, alpha=factor)
-    chosen = weight.chosen
+    chosen = weight.chosen.to(output.device)
     delta = bound.forward_delta(x[chosen], base_out[chosen]).to(output.dtype)
     rows_factor = factor[chosen] if isinstance(factor, Tensor) and factor.shape[0] == output.shape[0] else factor
     return output.index_add(0, chosen, rows_factor * delta)

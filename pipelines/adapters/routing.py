@@ -41,6 +41,13 @@ class Route:
             raise ValueError(f"strength is one number or one per row; got the shape {list(self.strength.shape)}.")
 
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether it acts on some rows or places only, or on rows in different strengths."""
+        per_row = isinstance(self.strength, Tensor) and self.strength.ndim == 1
+        return per_row or self.rows is not None or self.mask is not None
+
+
 class LeftOut(NamedTuple):
     """A patch that does not act, and why."""
 
@@ -125,7 +132,7 @@ class RouteWeight:
 
 def _per_row(values: Tensor, output: Tensor) -> Tensor:
     """`[B]` or `[]` as `[B, 1, …, 1]` in the type of `output`."""
-    return values.to(output.dtype).reshape(-1, *[1] * (output.ndim - 1))
+    return values.to(device=output.device, dtype=output.dtype).reshape(-1, *[1] * (output.ndim - 1))
 
 
 class _Canvas:

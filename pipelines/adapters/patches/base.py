@@ -78,7 +78,10 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def prepared_for(tensor: Tensor, weight: Tensor) -> Tensor:
-    """A frozen tensor moved once to where its weight is, so that no forward pass has to; a trained one as it is."""
-    if tensor.requires_grad or not weight.dtype.is_floating_point:
+    """A frozen tensor moved once to where its weight is, so that no forward pass has to; a trained one as it is.
+
+    A weight that is quantized, or offloaded (on the meta device until the layer runs), does not say where that will be.
+    """
+    if tensor.requires_grad or weight.is_meta or not weight.dtype.is_floating_point:
         return tensor
     return cast_like(tensor, weight)

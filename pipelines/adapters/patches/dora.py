@@ -71,8 +71,9 @@ class DoRAPatch:
 
     def bind(self, weight: Tensor, spec: LayerSpec) -> BoundDoRA:
         """Join with `weight`, of which the norm needs the values."""
-        if not weight.dtype.is_floating_point:
-            raise AdapterMismatchError(f"A DoRA needs the values of the weight it changes; this one is stored as {weight.dtype}.")
+        if weight.is_meta or not weight.dtype.is_floating_point:
+            where = "offloaded" if weight.is_meta else f"stored as {weight.dtype}"
+            raise AdapterMismatchError(f"A DoRA needs the values of the weight it changes; this one is {where}.")
         return BoundDoRA(self, self.lora.bind(weight, spec), weight)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
