@@ -76,6 +76,14 @@ def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     return ids
 
 
+def num_tokens_cut_off(base: BaseModel, prompt: str) -> int:
+    """How many of the prompt's tokens are beyond what the text encoder takes; 0 if it fits."""
+    tokenizer = base.tokenizers[0]
+    # Not by calling the tokenizer, which warns about long texts.
+    num_tokens = len(tokenizer.backend_tokenizer.encode(prompt).ids)
+    return max(0, num_tokens - int(tokenizer.model_max_length))
+
+
 @torch.no_grad()
 def encode_images(base: BaseModel, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Latents `[B, C, h, w]` of pictures `[B, 3, H, W]` in -1..1, scaled as the denoiser expects them.

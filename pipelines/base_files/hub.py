@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 from studio.pipelines.base_files.loading import loading
+from studio.pipelines.base_files.weight_files import find_weight_files
 from studio.pipelines.errors import BaseModelError, MissingFileError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _UNUSED = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
 
 
@@ -45,6 +47,9 @@ def _download(hub_id: str) -> Path:
     from diffusers import DiffusionPipeline
 
     with loading(f"base model {hub_id!r} from the hub", passing=(OSError,)):
+        cached = _cached(hub_id)
+        if cached is not None:
+            return cached
         try:
             return Path(DiffusionPipeline.download(hub_id, use_safetensors=True, **_UNUSED))
         except ValueError as error:
@@ -52,3 +57,17 @@ def _download(hub_id: str) -> Path:
             if "variant" not in str(error) and "fp16" not in str(error):
                 raise BaseModelError(f"The hub's {hub_id!r} is no diffusers model with safetensors weights.") from error
             return Path(DiffusionPipeline.download(hub_id, use_safetensors=True, variant="fp16", **_UNUSED))
+
+
+def _cached(hub_id: str) -> Path | None:
+    """The model's folder in the local cache, if it is there with all its weights; no network is used."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, local_files_only=True))
+        components = [name for name in _WITH_WEIGHTS if (folder / name / "config.json").is_file()]
+        for name in components:
+            find_weight_files(folder / name)
+    except (OSError, ValueError, BaseModelError):
+        return None
+    return folder if {"unet", "vae", "text_encoder"} <= set(components) else None
