@@ -70,9 +70,10 @@ def evaluate_referees(
         ("what", *(scorer.name for scorer in scorers), "bar"),
         rows,
         (
-            "Objects at least 24 of 96 pixels wide. An object counts as seen when a detection overlaps it by half (score at least",
-            f"{PRESENT_FROM}); an object that was not seen has the wrong class, colour and pattern. Identity: nearest of 50 individuals",
-            "of one class by the mean of five flat references; the query is in any style, one in three beside another object.",
+            "Objects at least 24 of 96 pixels wide. An object counts as seen when a detection overlaps it by half (score at",
+            f"least {PRESENT_FROM}); an object that was not seen has the wrong class, colour and pattern. Identity: nearest of",
+            f"{NUM_INDIVIDUALS} individuals of one class by the mean of {NUM_REFERENCES} flat references; the query is in any",
+            "style, one in three beside another object.",
         ),
     )
     write_table(table, folder, "referees")

@@ -38,7 +38,7 @@ def wilson_interval(num_right: int, num: int, confidence: float = 0.95) -> Inter
     share = num_right / num
     centre = (share + z * z / (2 * num)) / (1 + z * z / num)
     half = z * sqrt(share * (1 - share) / num + z * z / (4 * num * num)) / (1 + z * z / num)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), num)
+    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)), num)
 
 
 def share_interval(right: Sequence[bool], confidence: float = 0.95) -> Interval:

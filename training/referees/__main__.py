@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from studio.pipelines.scoring.referee_files import REFEREES, embedded_referees_dir, save_referee
+from studio.training.referees.batches import VIEWS_PER_BATCH
 from studio.training.referees.recipe import make_recipe
 from studio.training.referees.renders import load_round_trip, prepare_renders
 from studio.training.referees.trainer import train_referee
@@ -34,7 +35,7 @@ def main() -> None:
     training = {
         "seed": recipe.seed,
         "steps": run.step,
-        "pictures_seen": run.step * (recipe.scenes_per_batch + recipe.individuals_per_batch * recipe.renders.views),
+        "pictures_seen": run.step * (recipe.scenes_per_batch + recipe.individuals_per_batch * VIEWS_PER_BATCH),
         "renders": recipe.renders.num_pictures,
         "cpu_seconds": round(run.cpu_seconds),
         "precision": "bf16" if bfloat16 else "fp32",

@@ -45,15 +45,30 @@ def supervised_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: fl
     return -(log_share * same).sum(dim=1).div(same.sum(dim=1).clamp(min=1)).mean()
 
 
-def rival_loss(vectors: Tensor, labels: Tensor, proxies: Tensor, num_classes: int, scale: float = 16.0) -> Tensor:
-    """Softmax of the cosines to learned proxies, over individuals of the same class only (after Deng et al. 2019).
+def rival_loss(vectors: Tensor, labels: Tensor, memory: Tensor, num_classes: int, scale: float = 20.0) -> Tensor:
+    """Softmax of each view's cosine to its other views, against what is remembered of its rivals (after Wang et al. 2020).
 
-    Individual i belongs to class `i % num_classes`; rivals of one class are the only ones hard to tell apart.
-    `vectors` `[R, D]` of unit length, `proxies` `[individuals, D]` of any length.
+    Rivals are all other individuals of the same class; individual i belongs to class `i % num_classes`.
+
+    Args:
+        vectors: `[R, D]`, unit length, of individuals `labels` `[R]`, each at least twice.
+        memory: `[individuals, D]`, the last seen mean view of each, zero where not seen yet.
     """
-    logits = scale * vectors @ F.normalize(proxies, dim=1).T
-    rival = (torch.arange(len(proxies))[None, :] - labels[:, None]) % num_classes == 0
-    return F.cross_entropy(logits.masked_fill(~rival, -1e4), labels)
+    own = (labels[:, None] == labels[None, :]) & ~torch.eye(len(labels), dtype=torch.bool)
+    partner = F.normalize(own.float() @ vectors.detach(), dim=1)
+    memory = memory.clone()  # `remember` changes it before the backward pass
+    numbers = torch.arange(len(memory))
+    rival = ((numbers[None, :] - labels[:, None]) % num_classes == 0) & (numbers[None, :] != labels[:, None])
+    rival &= memory.abs().sum(dim=1) > 0
+    against = (scale * vectors @ memory.T).masked_fill(~rival, -1e4)
+    logits = torch.cat([scale * (vectors * partner).sum(dim=1, keepdim=True), against], dim=1)
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+
+
+def remember(memory: Tensor, vectors: Tensor, labels: Tensor) -> None:
+    """Put the mean view of each individual into the memory `[individuals, D]`, in place."""
+    for label in labels.unique().tolist():
+        memory[label] = F.normalize(vectors[labels == label].detach().mean(dim=0), dim=0)
 
 
 def joint_loss(pictures: Tensor, texts: Tensor, log_temperature: Tensor) -> Tensor:

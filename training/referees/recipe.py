@@ -37,9 +37,9 @@ class RefereeRecipe:
     network: RefereeConfig
     renders: RenderPlan
     seed: int
-    steps: int = 2_000
+    steps: int = 1_600
     scenes_per_batch: int = 32
-    individuals_per_batch: int = 8
+    individuals_per_batch: int = 16
     learning_rate: float = 2.5e-3
     weight_decay: float = 0.03
     warmup_steps: int = 100
@@ -65,7 +65,7 @@ def _network(backbone: str, widths: tuple[int, int, int], region_width: int) -> 
 def make_recipe(which: str) -> RefereeRecipe:
     """The recipe of "guide" or "judge"."""
     if which == "guide":
-        return RefereeRecipe(network=_network("residual", (36, 64, 104), 56), renders=RenderPlan(), seed=11)
+        return RefereeRecipe(network=_network("residual", (36, 64, 96), 56), renders=RenderPlan(), seed=11)
     if which == "judge":
         return RefereeRecipe(network=_network("aggregation", (40, 72, 128), 56), renders=RenderPlan(), seed=2_027)
     raise ValueError(f"there is a guide and a judge, but no {which!r}")

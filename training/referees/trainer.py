@@ -24,6 +24,7 @@ from studio.training.referees.losses import (
     focal_heat_loss,
     joint_loss,
     label_loss,
+    remember,
     rival_loss,
     supervised_contrastive_loss,
 )
@@ -40,7 +41,7 @@ class RefereeRun:
     """Everything that changes while a referee trains."""
 
     network: RefereeNetwork
-    proxies: torch.nn.Parameter
+    memory: Tensor  # [individuals, D], the last seen identity of each
     optimizer: torch.optim.Optimizer
     step: int = 0
     cpu_seconds: float = 0.0
@@ -51,26 +52,29 @@ def start_run(recipe: RefereeRecipe) -> RefereeRun:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = RefereeNetwork(recipe.network)
-        proxies = torch.nn.Parameter(torch.randn(recipe.renders.num_individuals, recipe.network.identity_dim) * 0.1)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     matrices = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": [*others, proxies], "weight_decay": 0.0},
+        {"params": others, "weight_decay": 0.0},
     ]
-    return RefereeRun(network, proxies, torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True))
+    memory = torch.zeros(recipe.renders.num_individuals, recipe.network.identity_dim)
+    return RefereeRun(network, memory, torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True))
 
 
-def train_referee(recipe: RefereeRecipe, renders_dir: Path, run_dir: Path, *, bfloat16: bool) -> RefereeRun:
-    """Train to the recipe's last step, going on from the run folder's checkpoint when there is one."""
+def train_referee(
+    recipe: RefereeRecipe, renders_dir: Path, run_dir: Path, *, bfloat16: bool, until: int | None = None
+) -> RefereeRun:
+    """Train to the recipe's last step (or to step `until`), going on from the run folder's checkpoint when there is one."""
+    last = recipe.steps if until is None else min(until, recipe.steps)
     clean, decoded = open_renders(recipe.renders, renders_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     run = start_run(recipe)
     _load(run, run_dir)
     run.network.train()
     began = time.process_time() - run.cpu_seconds
-    while run.step < recipe.steps:
+    while run.step < last:
         for group in run.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_share(run.step, recipe.steps, recipe.warmup_steps)
         indices = batch_indices(recipe, run.step)
@@ -90,7 +94,7 @@ def train_referee(recipe: RefereeRecipe, renders_dir: Path, run_dir: Path, *, bf
             with (run_dir / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
             print(line, flush=True)
-        if run.step % recipe.checkpoint_every == 0 or run.step == recipe.steps:
+        if run.step % recipe.checkpoint_every == 0 or run.step == last:
             _save(run, run_dir)
     return run
 
@@ -115,7 +119,7 @@ def step_losses(
     boxes, inside = box_targets(targets, num, grid)
     shown = targets.individual != UNKNOWN
     identity, individual = region.identity.float()[shown], targets.individual[shown]
-    return {
+    losses = {
         "heat": focal_heat_loss(reading.heat.float(), heat, len(targets.picture)),
         "box": box_loss(boxes_from_distances(reading.distances.float()), boxes, inside),
         "class": label_loss(region.class_name.float(), targets.class_name),
@@ -124,9 +128,11 @@ def step_losses(
         "background": 0.3 * label_loss(reading.background.float(), targets.background),
         "style": 0.5 * label_loss(reading.style.float(), targets.style),
         "views": recipe.identity_weight * supervised_contrastive_loss(identity, individual),
-        "rivals": recipe.identity_weight * rival_loss(identity, individual, run.proxies, len(config.classes)),
+        "rivals": recipe.identity_weight * rival_loss(identity, individual, run.memory, len(config.classes)),
         "joint": recipe.joint_weight * joint_loss(reading.joint.float(), texts, run.network.log_temperature),
     }
+    remember(run.memory, identity, individual)
+    return losses
 
 
 def learning_rate_share(step: int, steps: int, warmup_steps: int) -> float:
@@ -140,7 +146,7 @@ def _save(run: RefereeRun, run_dir: Path) -> None:
     """One file holds the whole state, so that it is either the old or the new one."""
     optimizer, tensors = pack_tree(run.optimizer.state_dict(), "optimizer")
     tensors |= {f"network.{name}": value.contiguous() for name, value in run.network.state_dict().items()}
-    tensors["proxies"] = run.proxies.detach()
+    tensors["memory"] = run.memory
     state = {"step": run.step, "cpu_seconds": run.cpu_seconds, "optimizer": optimizer}
     atomic_save_safetensors(run_dir / STATE_FILE, tensors, {"state": json.dumps(state)})
 
@@ -154,7 +160,6 @@ def _load(run: RefereeRun, run_dir: Path) -> None:
     run.network.load_state_dict(
         {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
     )
-    with torch.no_grad():
-        run.proxies.copy_(tensors["proxies"])
+    run.memory = tensors["memory"]
     run.optimizer.load_state_dict(unpack_tree(state["optimizer"], tensors))
     run.step, run.cpu_seconds = state["step"], state["cpu_seconds"]
