@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .captions import caption, full_caption
-from .extras import EXTRA_ANCHORS, extra_kinds
-from .individuals import random_individual, random_look
-from .render import render
-from .sampling import arrange, random_scene, scene_from_words
-from .scene import Box, Extra, Individual, Look, Scene, SceneObject, relation_of
-from .vocabulary import (
+from studio.assets.world.captions import caption, full_caption
+from studio.assets.world.extras import EXTRA_ANCHORS, extra_kinds
+from studio.assets.world.individuals import random_individual, random_look
+from studio.assets.world.render import render
+from studio.assets.world.sampling import arrange, random_scene, scene_from_words
+from studio.assets.world.scene import Box, Extra, Individual, Look, Scene, SceneObject, relation_of
+from studio.assets.world.vocabulary import (
     BACKGROUND_PHRASES,
     BACKGROUNDS,
     CLASSES,

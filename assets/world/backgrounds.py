@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import ImageDraw
 
-from .vocabulary import RGB
+from studio.assets.world.vocabulary import RGB
 
 #: Background label -> colour.
 BACKGROUND_RGB: tuple[RGB, ...] = (

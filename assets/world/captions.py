@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .scene import Scene, SceneObject
-from .vocabulary import (
+from studio.assets.world.scene import Scene, SceneObject
+from studio.assets.world.vocabulary import (
     BACKGROUND_PHRASES,
     NEUTRAL_PREFIXES,
     NEUTRAL_RELATIONS,

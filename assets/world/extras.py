@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from .shapes import EXTRA, EXTRA_STEP, WHITE, Part, Shape, arc
-from .shapes_things import shape
+from studio.assets.world.shapes import EXTRA, EXTRA_STEP, WHITE, Part, Shape, arc
+from studio.assets.world.shapes_things import shape
 
 #: Each kind and the anchor it needs.
 EXTRA_ANCHORS: dict[str, str] = {

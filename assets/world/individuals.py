@@ -6,9 +6,9 @@ import colorsys
 
 import numpy as np
 
-from .extras import extra_kinds
-from .scene import Extra, Individual, Look
-from .vocabulary import PATTERNS, RGB
+from studio.assets.world.extras import extra_kinds
+from studio.assets.world.scene import Extra, Individual, Look
+from studio.assets.world.vocabulary import PATTERNS, RGB
 
 
 def _rgb(h: float, s: float, v: float) -> RGB:

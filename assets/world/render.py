@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .backgrounds import BACKGROUND_RGB, draw_background
-from .extras import TOP_KINDS, extra_parts
-from .scene import Scene, SceneObject
-from .shapes import (
+from studio.assets.world.backgrounds import BACKGROUND_RGB, draw_background
+from studio.assets.world.extras import TOP_KINDS, extra_parts
+from studio.assets.world.scene import Scene, SceneObject
+from studio.assets.world.shapes import (
     BODY,
     EXTRA,
     EXTRA_STEP,
@@ -20,9 +20,9 @@ from .shapes import (
     SHADE,
     Part,
 )
-from .shapes_things import shape
-from .styles import paint
-from .vocabulary import COLOUR_RGB, RGB, SECOND_RGB
+from studio.assets.world.shapes_things import shape
+from studio.assets.world.styles import paint
+from studio.assets.world.vocabulary import COLOUR_RGB, RGB, SECOND_RGB
 
 SCALE = 3
 OBJECTS = 64  # label of the first object's body

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from .individuals import random_extras, random_look
-from .scene import Box, Scene, SceneObject
-from .shapes_things import shape
-from .vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, RELATIONS, STYLES
+from studio.assets.world.individuals import random_extras, random_look
+from studio.assets.world.scene import Box, Scene, SceneObject
+from studio.assets.world.shapes_things import shape
+from studio.assets.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, RELATIONS, STYLES
 
 COUNT_SHARES: tuple[float, ...] = (0.35, 0.50, 0.10, 0.05)
 MIN_WIDTH: dict[int, float] = {1: 30.5 / 96, 2: 28.5 / 96, 3: 24.5 / 96, 4: 24.5 / 96}

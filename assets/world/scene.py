@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, RGB, STYLES
+from studio.assets.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, RGB, STYLES
 
 Box = tuple[float, float, float, float]
 

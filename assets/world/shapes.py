@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .vocabulary import RGB
+from studio.assets.world.vocabulary import RGB
 
 # Roles below 16 belong to one object; FIXED roles are shared by all objects.
 BODY, SECOND, OUTLINE, SHADE, LIGHT, EXTRA = 0, 1, 2, 3, 4, 5

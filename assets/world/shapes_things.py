@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from .shapes import (
+from studio.assets.world.shapes import (
     BODY,
     CREAM,
     DARK,
@@ -23,7 +23,7 @@ from .shapes import (
     Shape,
     arc,
 )
-from .shapes_living import bird, cat, dog, fish, flower, mushroom, robot, tree
+from studio.assets.world.shapes_living import bird, cat, dog, fish, flower, mushroom, robot, tree
 
 
 def house() -> Shape:

@@ -10,6 +10,8 @@ import typer
 
 
 class Stage(StrEnum):
+    """Stages of the recipe, in order."""
+
     renders = "renders"
     autoencoder = "autoencoder"
     denoiser = "denoiser"
@@ -18,23 +20,28 @@ class Stage(StrEnum):
 
 
 def base_model(
-    stage: Annotated[Stage, typer.Argument(help="Stage to run; 'all' runs them in order. Each resumes what its folder holds.")] = Stage.all,
-    state: Annotated[Path, typer.Option(help="Folder of the resumable state (about 4 GB with 100k renders).")] = Path("work-base"),
+    stage: Annotated[
+        Stage, typer.Argument(help="Stage to run; 'all' runs them in order. Each resumes what its folder holds.")
+    ] = Stage.all,
+    state: Annotated[Path, typer.Option(help="Folder of the resumable state (4 GB with 100k renders).")] = Path("work-base"),
     output: Annotated[Path, typer.Option(help="Diffusers folder that 'export' writes.")] = Path("assets/base"),
     pictures: Annotated[int, typer.Option(help="Pictures the denoiser has seen when it stops.")] = 500_000,
     anneal: Annotated[int, typer.Option(help="The last this many pictures let the learning rate fall to zero.")] = 100_000,
     shards: Annotated[int, typer.Option(help="Rendered shards of 2,048 pictures.")] = 56,
     decoder_seconds: Annotated[float, typer.Option(help="CPU seconds for the autoencoder's decoder.")] = 900.0,
     workers: Annotated[int, typer.Option(help="Rendering processes, and threads of the denoiser.")] = 2,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the UNet (needs a C++ compiler; about 1.2x).")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the UNet (needs a C++ compiler; about 1.2x).")
+    ] = False,
     from_weights: Annotated[
-        Path | None, typer.Option("--continue", help="Start from an exported fp16 folder when the state is gone; the optimizer re-warms.")
+        Path | None,
+        typer.Option("--continue", help="Start from an exported fp16 folder when the state is gone; the optimizer re-warms."),
     ] = None,
 ) -> None:
     """Train the embedded base model of the toy world.
 
-    The denoiser saves every few minutes and on Ctrl-C; run the same command again to go on. To finish a run early, pass --pictures a
-    little above what it has seen and --anneal that difference.
+    The denoiser saves every few minutes and on Ctrl-C; run the same command again to go on. To finish a run early, pass
+    --pictures a little above what it has seen and --anneal that difference.
     """
     import torch
 
@@ -53,7 +60,7 @@ def base_model(
     if stage in (Stage.denoiser, Stage.all):
         if from_weights is not None:
             denoiser.start_from_weights(state, recipe, from_weights)
-        denoiser.train_denoiser(state, recipe, denoiser.RunPlan(pictures=pictures, anneal=anneal, compile=compile))
+        denoiser.train_denoiser(state, recipe, denoiser.RunPlan(pictures=pictures, anneal=anneal, compile=compiled))
     if stage in (Stage.export, Stage.all):
         export.export(state, recipe, output)
         typer.echo(str(output))

@@ -47,10 +47,12 @@ class Concept:
 
     @property
     def class_name(self) -> str:
+        """The class noun."""
         return self.individual.class_name
 
     @cached_property
     def prompts(self) -> tuple[ConceptPrompt, ...]:
+        """The eight prompts for this class."""
         return concept_prompts(self.class_name)
 
 
@@ -146,7 +148,7 @@ class ConceptVerdict:
 
 
 def verdict(records: Sequence[Record]) -> ConceptVerdict:
-    """Fold records of all three arms. The interval of the gain resamples prompts of concepts (4 seeds of one prompt hang together)."""
+    """Fold records of all three arms. The interval of the gain resamples prompts of concepts, whose seeds hang together."""
 
     def values(arm: str, key: str) -> list[float]:
         return [float(r[key]) for r in records if r["arm"] == arm]

@@ -1,1 +1,1 @@
-"""Workflows that need both training and composition."""
+"""Workflows that need more than one room: the demo."""

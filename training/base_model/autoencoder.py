@@ -1,8 +1,8 @@
 """The embedded autoencoder: an encoder that *is* the linear PCA of 8x8 patches, and a small decoder trained on its latents.
 
-Fixing the encoder in closed form gives latents in seconds, so the denoiser can train while the decoder does. The PCA of a patch is
-written exactly into AutoencoderTiny's strided convolutions: two of them regroup pixels (4x4x3 = 48 channels), the third applies
-the principal components, the last is the identity with the mean as bias.
+Fixing the encoder in closed form gives latents at once, so the denoiser can train while the decoder does. The PCA of a patch
+is written exactly into AutoencoderTiny's strided convolutions: two of them regroup pixels (4x4x3 = 48 channels), the third
+applies the principal components, the last is the identity with the mean as bias.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def fit_encoder(state_dir: Path, recipe: BaseRecipe) -> AutoencoderTiny:
 
 
 def train_decoder(state_dir: Path, recipe: BaseRecipe, *, cpu_seconds: float) -> AutoencoderTiny:
-    """Train the decoder on random crops of fixed latents for `cpu_seconds`, annealing to zero; resumes its weights."""
+    """Train the decoder on fixed latents of whole pictures for `cpu_seconds`, annealing to zero; resumes its weights."""
     vae = fit_encoder(state_dir, recipe)
     renders = state_dir / "renders"
     shards = finished_shards(renders)
@@ -108,32 +108,27 @@ def train_decoder(state_dir: Path, recipe: BaseRecipe, *, cpu_seconds: float) ->
     decoder = vae.decoder.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=recipe.decoder_learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     rng = np.random.default_rng(recipe.seed)
-    crop, cells = recipe.decoder_crop_cells, recipe.latent_size
     start, step, log = time.process_time(), 0, []
     while (used := time.process_time() - start) < cpu_seconds:
-        if step % 200 == 0:  # a fresh pool of pictures, encoded once
+        if step % 400 == 0:  # a fresh pool of pictures, encoded once
             pool = load_pictures(renders, shards[int(rng.integers(len(shards) - (len(shards) > 1)))])
             pool = np.ascontiguousarray(pool[rng.permutation(SHARD)[:1024]])
             pixels = to_pixels(pool)
             latents = encode_shard(vae, pool).float() / recipe.vae_scaling_factor
         progress = used / cpu_seconds
         for group in optimizer.param_groups:
-            group["lr"] = recipe.decoder_learning_rate * min(1.0, (step + 1) / 100, 2.5 * (1 - progress) + 0.01)
+            group["lr"] = recipe.decoder_learning_rate * min(1.0, (step + 1) / 100, 2 * (1 - progress) + 0.01)
         rows = torch.from_numpy(rng.integers(0, len(pool), recipe.decoder_batch_size))
-        y, x = rng.integers(0, cells - crop + 1, 2)
-        z = latents[rows, :, y : y + crop, x : x + crop]
+        z, target = latents[rows], pixels[rows]
         noise = torch.randn_like(z) * torch.rand(len(z), 1, 1, 1) * recipe.decoder_noise / recipe.vae_scaling_factor
-        target = pixels[rows, :, 8 * y : 8 * (y + crop), 8 * x : 8 * (x + crop)]
-        out = decoder((z + noise).contiguous(memory_format=torch.channels_last))
-        # The crop's border lacks its neighbours; judge the inside only.
-        inside = (..., slice(4, -4), slice(4, -4))
-        error = out[inside] - target[inside]
-        loss = error.abs().mean() + 0.5 * edge_loss(out[inside], target[inside])
+        with torch.autocast("cpu", torch.bfloat16):  # three times as fast where the processor multiplies bf16
+            out = decoder((z + noise).contiguous(memory_format=torch.channels_last)).float()
+        loss = (out - target).abs().mean() + 0.5 * edge_loss(out, target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         step += 1
-        if step % 200 == 0:
+        if step % 100 == 0:
             log.append({"step": step, "cpu_seconds": round(used, 1), "loss": float(loss), "psnr": psnr(vae, held_out)})
             print(f"decoder: {json.dumps(log[-1])}", flush=True)
             save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, state_dir / "vae.safetensors")

@@ -38,6 +38,7 @@ class LatentPool:
         self.refresh()
 
     def refresh(self) -> None:
+        """Take in the shards that were finished since the last look."""
         for index in finished_shards(self.folder)[len(self.shards) :]:
             path = self.cache / f"latents-{index:04d}.safetensors"
             if not path.exists():
@@ -69,7 +70,9 @@ class DenoiserState(nn.Module):
         self.step = 0
 
     def update_ema(self, decay: float) -> None:
-        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters()], 1 - min(decay, (1 + self.step) / (10 + self.step)))
+        """Move the average towards the weights; young averages move faster."""
+        weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters()], weight)
 
     def save(self, folder: Path) -> None:
         """Weights, moving average and moments as safetensors, counters as JSON, replaced together by a rename."""
@@ -84,6 +87,7 @@ class DenoiserState(nn.Module):
         part.replace(folder / "state.safetensors")
 
     def load(self, folder: Path) -> None:
+        """Restore what `save` wrote."""
         from safetensors import safe_open
 
         path = folder / "state.safetensors"
@@ -104,7 +108,7 @@ class DenoiserState(nn.Module):
 
 
 def build_optimizers(state: nn.Module, recipe: BaseRecipe) -> list[torch.optim.Optimizer]:
-    """Muon over 2-D views of the hidden weights (a convolution is [out, kh*kw*in]), AdamW over embeddings, ends, biases, norms."""
+    """Muon over 2-D views of the hidden weights (a convolution is [out, kh*kw*in]), AdamW over everything else."""
     hidden, rest = [], []
     for name, parameter in state.named_parameters():
         inner = parameter.ndim in (2, 4) and not any(part in name for part in ("embedding", "conv_in", "conv_out"))
@@ -130,7 +134,8 @@ def optimizer_step(state: DenoiserState, factor: float, recipe: BaseRecipe) -> f
     norm = nn.utils.clip_grad_norm_(state.parameters(), recipe.max_grad_norm)
     muon, adamw = state.optimizers
     for view in muon.param_groups[0]["params"]:
-        view.grad = flat_view(view.owner.grad.contiguous(memory_format=torch.channels_last) if view.owner.ndim == 4 else view.owner.grad)
+        gradient = view.owner.grad
+        view.grad = flat_view(gradient.contiguous(memory_format=torch.channels_last) if gradient.ndim == 4 else gradient)
     muon.param_groups[0]["lr"] = recipe.muon_learning_rate * factor
     adamw.param_groups[0]["lr"] = recipe.learning_rate * factor
     muon.step()
@@ -150,6 +155,7 @@ class RunPlan:
     compile: bool = False
 
     def rate(self, step: int, recipe: BaseRecipe) -> float:
+        """Share of the full learning rate at a step."""
         left = self.pictures - step * recipe.batch_size
         warm = min(1.0, (step + 1) / recipe.warmup_steps)
         return warm * min(1.0, max(0.0, left / self.anneal)) if self.anneal else warm

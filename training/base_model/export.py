@@ -6,12 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from diffusers import StableDiffusionPipeline
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from studio.training.base_model.denoiser import DenoiserState
@@ -49,7 +46,7 @@ def export(state_dir: Path, recipe: BaseRecipe, output: Path) -> None:
     part = output.with_name(output.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(part, safe_serialization=True, max_shard_size=SHARD_BYTES)
-    # transformers takes the dtype of a text encoder from its config: fp16 beside an fp32 UNet would crash a plain from_pretrained.
+    # transformers takes a text encoder's dtype from its config: fp16 beside an fp32 UNet would crash a plain from_pretrained.
     edit_json(part / "text_encoder" / "config.json", dtype="float32")
     # AutoencoderTiny registers a key that its own constructor does not take.
     edit_json(part / "vae" / "config.json", block_out_channels=None)
@@ -79,12 +76,12 @@ def write_training_log(state_dir: Path, folder: Path) -> None:
     decoder_log = state_dir / "decoder-log.jsonl"
     if decoder_log.exists():
         shutil.copy(decoder_log, folder / "decoder-log.jsonl")
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot([e["pictures"] / 1000 for e in entries], [e["loss"] for e in entries], linewidth=1)
     axes.set(xlabel="thousand pictures seen", ylabel="v-prediction loss", yscale="log", title="Embedded base: training loss")
     axes.grid(alpha=0.3)
     figure.savefig(folder / "loss.png", dpi=110)
-    plt.close(figure)
 
 
 def model_card(folder: Path, recipe: BaseRecipe, state: DenoiserState) -> str:
@@ -110,8 +107,8 @@ adapters can be done for real on a laptop without a network. It knows nothing of
   (rare tokens such as `sks` and `ohwx` appear as neutral words).
 * **Networks**: UNet {unet:.1f} M, text encoder {text:.2f} M (trained jointly), AutoencoderTiny with a linear (PCA) encoder and
   {recipe.latent_channels} latent channels at {recipe.latent_size}x{recipe.latent_size}; {size:.1f} MiB of fp16 safetensors.
-* **Training**: {seen:,} pictures seen, about {cpu_hours:.1f} CPU-hours, batch {recipe.batch_size}, seed {recipe.seed}, v-prediction with zero
-  terminal SNR, Muon for hidden matrices and AdamW for the rest, moving average {recipe.ema_decay}. Loss curve: `loss.png`; log:
+* **Training**: {seen:,} pictures seen, about {cpu_hours:.1f} CPU-hours, batch {recipe.batch_size}, seed {recipe.seed},
+  v-prediction with zero terminal SNR, Muon for hidden matrices and AdamW for the rest, moving average {recipe.ema_decay}. Loss curve: `loss.png`; log:
   `training-log.jsonl`, `decoder-log.jsonl`; every number: `recipe.json`.
 * **Use**: `diffusers.StableDiffusionPipeline.from_pretrained(folder)("a red cat on the grass")`; the saved scheduler is DDIM with
   trailing timesteps; 30 steps and guidance 3 to 4 suit it.

@@ -28,6 +28,7 @@ def build_unet(recipe: BaseRecipe) -> UNet2DConditionModel:
 
 
 def build_text_encoder(recipe: BaseRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """CLIP's text transformer, small; trained jointly with the UNet."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.text_width,
@@ -45,6 +46,7 @@ def build_text_encoder(recipe: BaseRecipe, tokenizer: CLIPTokenizer) -> CLIPText
 
 
 def build_autoencoder(recipe: BaseRecipe) -> AutoencoderTiny:
+    """AutoencoderTiny whose encoder has no nonlinearity, so that it can be a PCA."""
     encoder_channels = (3 * 16,) * 4  # a 4x4 patch of RGB passes whole
     return AutoencoderTiny(
         encoder_block_out_channels=encoder_channels,

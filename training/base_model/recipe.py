@@ -24,10 +24,9 @@ class BaseRecipe:
     vae_scaling_factor: float = 2.0
 
     decoder_channels: int = 48
-    decoder_blocks: tuple[int, ...] = (3, 3, 2, 1)
-    decoder_crop_cells: int = 5
-    decoder_batch_size: int = 48
-    decoder_learning_rate: float = 1e-3
+    decoder_blocks: tuple[int, ...] = (4, 3, 2, 1)
+    decoder_batch_size: int = 12
+    decoder_learning_rate: float = 1.5e-3
     decoder_noise: float = 0.15
 
     block_out_channels: tuple[int, ...] = (80, 128, 160)
@@ -57,12 +56,15 @@ class BaseRecipe:
 
     @property
     def latent_size(self) -> int:
+        """Side of the latents, in cells."""
         return self.size // 8
 
     def save(self, path: Path) -> None:
+        """Write as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> BaseRecipe:
+        """Read what `save` wrote."""
         raw = json.loads(path.read_text(encoding="utf-8"))
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})

@@ -41,6 +41,7 @@ def render_shards(folder: Path, *, num_shards: int, seed: int, size: int, worker
 
 
 def finished_shards(folder: Path) -> list[int]:
+    """Indices of the shards that are complete."""
     return sorted(int(p.stem.split("-")[1]) for p in folder.glob("pictures-????.npy"))
 
 
@@ -50,5 +51,6 @@ def load_pictures(folder: Path, index: int) -> np.ndarray:
 
 
 def load_scenes(folder: Path, index: int) -> list[Scene]:
+    """Scenes of a shard, in the order of its pictures."""
     lines = (folder / f"scenes-{index:04d}.jsonl").read_text(encoding="utf-8").splitlines()
     return [Scene.from_dict(json.loads(line)) for line in lines]

@@ -17,6 +17,7 @@ def byte_alphabet() -> list[str]:
 
 
 def merge_once(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    """Join every occurrence of a pair, left to right."""
     merged: list[str] = []
     i = 0
     while i < len(pieces):
