@@ -55,7 +55,8 @@ def _header(facts: DemoFacts) -> str:
 
 
 def _scenes_card(facts: DemoFacts) -> str:
-    return f"<section class='card'><h2>In new scenes and styles</h2><div class='eight'>{''.join(_scenes(facts))}</div></section>"
+    scenes = "".join(_scenes(facts))
+    return f"<section class='card'><h2>In new scenes and styles</h2><div class='eight'>{scenes}</div></section>"
 
 
 def _scores_card(facts: DemoFacts) -> str:
@@ -107,7 +108,7 @@ def _scores(facts: DemoFacts) -> str:
     )
     table = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     word = "<span class='yes'>learned</span>" if v.learned else "<span class='no'>not fully learned</span>"
-    gain = " ".join((f"{100 * v.identity_gain.estimate:.0f} %", f"[{100 * v.identity_gain.low:.0f}, {100 * v.identity_gain.high:.0f}]"))
+    gain = f"{100 * v.identity_gain.estimate:.0f} % [{100 * v.identity_gain.low:.0f}, {100 * v.identity_gain.high:.0f}]"
     head = "<tr><th></th><th>the base model</th><th>with the adapter</th><th>the truth</th></tr>"
     return (
         f"<p>{word}: {gain} of the way from the base model's identity to the truth's.</p>"

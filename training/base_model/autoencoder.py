@@ -18,6 +18,7 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
 from studio.training.base_model.model import build_autoencoder
+from studio.training.base_model.optimizer import MatrixOptimizer
 from studio.training.base_model.recipe import BaseRecipe
 from studio.training.base_model.renders import SHARD, finished_shards, load_pictures
 
@@ -106,7 +107,14 @@ def train_decoder(state_dir: Path, recipe: BaseRecipe, *, cpu_seconds: float) ->
     shards = finished_shards(renders)
     held_out = load_pictures(renders, shards[-1])[-128:]
     decoder = vae.decoder.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=recipe.decoder_learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = MatrixOptimizer(
+        decoder,
+        muon_learning_rate=recipe.decoder_learning_rate,
+        learning_rate=recipe.decoder_learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+        ends=("layers.0.", f"layers.{len(decoder.layers) - 1}."),
+    )
     rng = np.random.default_rng(recipe.seed)
     start, step, log = time.process_time(), 0, []
     while (used := time.process_time() - start) < cpu_seconds:
@@ -116,17 +124,14 @@ def train_decoder(state_dir: Path, recipe: BaseRecipe, *, cpu_seconds: float) ->
             pixels = to_pixels(pool)
             latents = encode_shard(vae, pool).float() / recipe.vae_scaling_factor
         progress = used / cpu_seconds
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.decoder_learning_rate * min(1.0, (step + 1) / 100, 2 * (1 - progress) + 0.01)
         rows = torch.from_numpy(rng.integers(0, len(pool), recipe.decoder_batch_size))
         z, target = latents[rows], pixels[rows]
         noise = torch.randn_like(z) * torch.rand(len(z), 1, 1, 1) * recipe.decoder_noise / recipe.vae_scaling_factor
         with torch.autocast("cpu", torch.bfloat16):  # three times as fast where the processor multiplies bf16
             out = decoder((z + noise).contiguous(memory_format=torch.channels_last)).float()
         loss = (out - target).abs().mean() + 0.5 * edge_loss(out, target)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        optimizer.step(min(1.0, (step + 1) / 50, 2 * (1 - progress) + 0.01), recipe.max_grad_norm)
         step += 1
         if step % 100 == 0:
             log.append({"step": step, "cpu_seconds": round(used, 1), "loss": float(loss), "psnr": psnr(vae, held_out)})

@@ -1,7 +1,6 @@
 """Joint training of the UNet and the text encoder of the embedded base on cached latents.
 
-Hidden matrices (linear and convolution weights) are trained with Muon (Jordan et al., 2024; torch.optim.Muon), the rest with
-AdamW. The learning rate is constant after a short warm-up until an annealing phase is asked for, so that the run can be stopped,
+The learning rate is constant after a short warm-up until an annealing phase is asked for, so that the run can be stopped,
 looked at and continued at any time. Randomness is a function of (seed, step): a resumed run draws what an unbroken one would.
 """
 
@@ -21,6 +20,7 @@ from torch import nn
 from studio.assets.world import caption, words
 from studio.training.base_model.autoencoder import encode_shard, fit_encoder
 from studio.training.base_model.model import build_scheduler, build_text_encoder, build_unet, velocity
+from studio.training.base_model.optimizer import MatrixOptimizer
 from studio.training.base_model.recipe import BaseRecipe
 from studio.training.base_model.renders import finished_shards, load_pictures, load_scenes
 from studio.training.base_model.tokenizer import build_tokenizer
@@ -66,7 +66,14 @@ class DenoiserState(nn.Module):
         self.unet = build_unet(recipe).to(memory_format=torch.channels_last)
         self.text_encoder = build_text_encoder(recipe, self.tokenizer)
         self.ema = [p.detach().clone() for p in self.parameters()]
-        self.optimizers = build_optimizers(self, recipe)
+        self.optimizer = MatrixOptimizer(
+            self,
+            muon_learning_rate=recipe.muon_learning_rate,
+            learning_rate=recipe.learning_rate,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            ends=("embedding", "conv_in", "conv_out"),
+        )
         self.step = 0
 
     def update_ema(self, decay: float) -> None:
@@ -79,9 +86,7 @@ class DenoiserState(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"weight.{n}": p.detach() for n, p in self.named_parameters()}
         tensors |= {f"ema.{n}": e for (n, _), e in zip(self.named_parameters(), self.ema, strict=True)}
-        for i, optimizer in enumerate(self.optimizers):
-            for j, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in state.items() if torch.is_tensor(v)}
+        tensors |= self.optimizer.state()
         part = folder / "state.part"
         save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={"step": str(self.step)})
         part.replace(folder / "state.safetensors")
@@ -98,51 +103,7 @@ class DenoiserState(nn.Module):
             for (name, parameter), ema in zip(self.named_parameters(), self.ema, strict=True):
                 parameter.copy_(tensors[f"weight.{name}"])
                 ema.copy_(tensors[f"ema.{name}"])
-        for i, optimizer in enumerate(self.optimizers):
-            packed = optimizer.state_dict()
-            for key, value in tensors.items():
-                kind, *rest = key.split(".")
-                if kind == "optimizer" and rest[0] == str(i):
-                    packed["state"].setdefault(int(rest[1]), {})[rest[2]] = value
-            optimizer.load_state_dict(packed)
-
-
-def build_optimizers(state: nn.Module, recipe: BaseRecipe) -> list[torch.optim.Optimizer]:
-    """Muon over 2-D views of the hidden weights (a convolution is [out, kh*kw*in]), AdamW over everything else."""
-    hidden, rest = [], []
-    for name, parameter in state.named_parameters():
-        inner = parameter.ndim in (2, 4) and not any(part in name for part in ("embedding", "conv_in", "conv_out"))
-        (hidden if inner else rest).append(parameter)
-    views = []
-    for parameter in hidden:
-        view = nn.Parameter(flat_view(parameter.data), requires_grad=True)
-        view.owner = parameter  # type: ignore[attr-defined]
-        views.append(view)
-    return [
-        torch.optim.Muon(views, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True),
-    ]
-
-
-def flat_view(tensor: torch.Tensor) -> torch.Tensor:
-    """[out, in] as it is; [out, in, kh, kw] in channels_last memory as a view [out, kh*kw*in] of the same storage."""
-    return tensor if tensor.ndim == 2 else tensor.permute(0, 2, 3, 1).flatten(1)
-
-
-def optimizer_step(state: DenoiserState, factor: float, recipe: BaseRecipe) -> float:
-    """Clip, set the rate, step both optimizers; returns the gradient norm."""
-    norm = nn.utils.clip_grad_norm_(state.parameters(), recipe.max_grad_norm)
-    muon, adamw = state.optimizers
-    for view in muon.param_groups[0]["params"]:
-        gradient = view.owner.grad
-        view.grad = flat_view(gradient.contiguous(memory_format=torch.channels_last) if gradient.ndim == 4 else gradient)
-    muon.param_groups[0]["lr"] = recipe.muon_learning_rate * factor
-    adamw.param_groups[0]["lr"] = recipe.learning_rate * factor
-    muon.step()
-    adamw.step()
-    for parameter in state.parameters():
-        parameter.grad = None
-    return float(norm)
+        self.optimizer.load_state(tensors)
 
 
 @dataclass(frozen=True)
@@ -193,7 +154,7 @@ def train_denoiser(state_dir: Path, recipe: BaseRecipe, plan: RunPlan) -> Denois
         prediction = unet(noisy.contiguous(memory_format=torch.channels_last), timesteps, text, return_dict=False)[0]
         loss = (prediction - target).square().mean()
         loss.backward()
-        optimizer_step(state, plan.rate(state.step, recipe), recipe)
+        state.optimizer.step(plan.rate(state.step, recipe), recipe.max_grad_norm)
         state.step += 1
         state.update_ema(recipe.ema_decay)
         losses.append(float(loss))

@@ -108,8 +108,8 @@ adapters can be done for real on a laptop without a network. It knows nothing of
 * **Networks**: UNet {unet:.1f} M, text encoder {text:.2f} M (trained jointly), AutoencoderTiny with a linear (PCA) encoder and
   {recipe.latent_channels} latent channels at {recipe.latent_size}x{recipe.latent_size}; {size:.1f} MiB of fp16 safetensors.
 * **Training**: {seen:,} pictures seen, about {cpu_hours:.1f} CPU-hours, batch {recipe.batch_size}, seed {recipe.seed},
-  v-prediction with zero terminal SNR, Muon for hidden matrices and AdamW for the rest, moving average {recipe.ema_decay}. Loss curve: `loss.png`; log:
-  `training-log.jsonl`, `decoder-log.jsonl`; every number: `recipe.json`.
+  v-prediction with zero terminal SNR, Muon for hidden matrices and AdamW for the rest, moving average
+  {recipe.ema_decay}. Loss curve: `loss.png`; logs: `training-log.jsonl`, `decoder-log.jsonl`; every number: `recipe.json`.
 * **Use**: `diffusers.StableDiffusionPipeline.from_pretrained(folder)("a red cat on the grass")`; the saved scheduler is DDIM with
   trailing timesteps; 30 steps and guidance 3 to 4 suit it.
 * **Known weaknesses**: small inner details (eyes, windows, hatching) can be soft; patterns are less reliable than colours; three

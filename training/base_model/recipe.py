@@ -26,7 +26,7 @@ class BaseRecipe:
     decoder_channels: int = 48
     decoder_blocks: tuple[int, ...] = (4, 3, 2, 1)
     decoder_batch_size: int = 12
-    decoder_learning_rate: float = 1.5e-3
+    decoder_learning_rate: float = 3e-3
     decoder_noise: float = 0.15
 
     block_out_channels: tuple[int, ...] = (80, 128, 160)
