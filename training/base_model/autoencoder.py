@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from studio.training.base_model.model import build_autoencoder
 from studio.training.base_model.optimizer import MatrixOptimizer
 from studio.training.base_model.recipe import BaseRecipe
-from studio.training.base_model.renders import SHARD, finished_shards, load_pictures
+from studio.training.base_model.renders import finished_shards, load_pictures
 
 
 def patch_pca(pictures: np.ndarray, recipe: BaseRecipe) -> tuple[torch.Tensor, torch.Tensor]:
     """PCA of 8x8 patches. `pictures` [N, S, S, 3] uint8 -> functionals [z, 3, 8, 8] and their means [z], such that
     latent = <functional, patch in 0..1> - mean has the recipe's partly whitened scale (overall std 1 / scaling factor)."""
-    x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).double() / 255
+    x = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).double() / 255
     patches = F.unfold(x, 8, stride=8).transpose(1, 2).reshape(-1, 3 * 64)
     mean = patches.mean(0)
     covariance = (patches - mean).T @ (patches - mean) / len(patches)
@@ -69,7 +69,7 @@ def write_pca(vae: AutoencoderTiny, functionals: torch.Tensor, means: torch.Tens
 
 def to_pixels(pictures: np.ndarray) -> torch.Tensor:
     """uint8 [N, S, S, 3] -> float [N, 3, S, S] in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
@@ -119,8 +119,8 @@ def train_decoder(state_dir: Path, recipe: BaseRecipe, *, cpu_seconds: float) ->
     start, step, log = time.process_time(), 0, []
     while (used := time.process_time() - start) < cpu_seconds:
         if step % 400 == 0:  # a fresh pool of pictures, encoded once
-            pool = load_pictures(renders, shards[int(rng.integers(len(shards) - (len(shards) > 1)))])
-            pool = np.ascontiguousarray(pool[rng.permutation(SHARD)[:1024]])
+            shard = load_pictures(renders, shards[int(rng.integers(len(shards) - (len(shards) > 1)))])
+            pool = shard[rng.permutation(len(shard))[:1024]]
             pixels = to_pixels(pool)
             latents = encode_shard(vae, pool).float() / recipe.vae_scaling_factor
         progress = used / cpu_seconds
@@ -134,7 +134,7 @@ def train_decoder(state_dir: Path, recipe: BaseRecipe, *, cpu_seconds: float) ->
         optimizer.step(min(1.0, (step + 1) / 50, 2 * (1 - progress) + 0.01), recipe.max_grad_norm)
         step += 1
         if step % 100 == 0:
-            log.append({"step": step, "cpu_seconds": round(used, 1), "loss": float(loss), "psnr": psnr(vae, held_out)})
+            log.append({"step": step, "cpu_seconds": round(used, 1), "loss": float(loss.detach()), "psnr": psnr(vae, held_out)})
             print(f"decoder: {json.dumps(log[-1])}", flush=True)
             save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, state_dir / "vae.safetensors")
     save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, state_dir / "vae.safetensors")

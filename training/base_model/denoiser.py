@@ -7,23 +7,25 @@ looked at and continued at any time. Randomness is a function of (seed, step): a
 from __future__ import annotations
 
 import json
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from studio.assets.world import caption, words
+from studio.assets.world import Scene, caption, words
+from studio.pipelines.errors import Interrupted
 from studio.training.base_model.autoencoder import encode_shard, fit_encoder
 from studio.training.base_model.model import build_scheduler, build_text_encoder, build_unet, velocity
 from studio.training.base_model.optimizer import MatrixOptimizer
 from studio.training.base_model.recipe import BaseRecipe
 from studio.training.base_model.renders import finished_shards, load_pictures, load_scenes
 from studio.training.base_model.tokenizer import build_tokenizer
+from studio.training.signals import catch_stop_signals
 
 
 class LatentPool:
@@ -34,7 +36,7 @@ class LatentPool:
         self.cache = state_dir / "latents"
         self.cache.mkdir(parents=True, exist_ok=True)
         self.vae = fit_encoder(state_dir, recipe)
-        self.shards: list[tuple[torch.Tensor, list]] = []
+        self.shards: list[tuple[torch.Tensor, list[Scene]]] = []
         self.refresh()
 
     def refresh(self) -> None:
@@ -131,53 +133,74 @@ def draw_timesteps(rng: np.random.Generator, count: int, recipe: BaseRecipe) -> 
 
 
 def train_denoiser(state_dir: Path, recipe: BaseRecipe, plan: RunPlan) -> DenoiserState:
-    """Train until `plan.pictures`; resumes from the state folder; SIGTERM and Ctrl-C save and return."""
+    """Train until `plan.pictures`; resumes from the state folder; SIGTERM and Ctrl-C save and raise Interrupted."""
     pool, state = LatentPool(state_dir, recipe), DenoiserState(recipe)
     folder = state_dir / "denoiser"
     if (folder / "state.safetensors").exists():
         state.load(folder)
     alphas = build_scheduler().alphas_cumprod
     unet = torch.compile(state.unet) if plan.compile else state.unet
-    stopped: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda n, _: stopped.append(n))
-    losses: list[float] = []
-    clock, cpu = time.time(), time.process_time()
-    while state.step * recipe.batch_size < plan.pictures and not stopped:
-        rng = np.random.default_rng([recipe.seed, 1, state.step])
-        latents, captions = pool.draw(rng, recipe.batch_size, recipe.caption_dropout)
-        tokens = state.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        timesteps = draw_timesteps(rng, recipe.batch_size, recipe)
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
-        noisy, target = velocity(latents, noise, alphas[timesteps])
-        text = state.text_encoder(tokens).last_hidden_state
-        prediction = unet(noisy.contiguous(memory_format=torch.channels_last), timesteps, text, return_dict=False)[0]
-        loss = (prediction - target).square().mean()
-        loss.backward()
-        state.optimizer.step(plan.rate(state.step, recipe), recipe.max_grad_norm)
-        state.step += 1
-        state.update_ema(recipe.ema_decay)
-        losses.append(float(loss))
-        if state.step % 25 == 0:
-            entry = {
-                "step": state.step,
-                "pictures": state.step * recipe.batch_size,
-                "loss": round(float(np.mean(losses)), 5),
-                "rate": round(plan.rate(state.step, recipe), 4),
-                "pictures_per_second": round(len(losses) * recipe.batch_size / (time.time() - clock), 1),
-                "cpu_seconds": round(time.process_time() - cpu, 1),
-                "unique_pictures": sum(len(scenes) for _, scenes in pool.shards),
-            }
-            with (state_dir / "denoiser-log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-            print(json.dumps(entry), flush=True)
-            losses.clear()
-            clock, cpu = time.time(), time.process_time()
-            pool.refresh()
-        if state.step % plan.save_every_steps == 0:
-            state.save(folder)
+    with catch_stop_signals() as stop, (state_dir / "denoiser-log.jsonl").open("a", encoding="utf-8") as log:
+        meter = Meter(log, recipe.batch_size)
+        while state.step * recipe.batch_size < plan.pictures and not stop:
+            loss = train_step(state, unet, pool, alphas, recipe, plan)
+            meter.count(state.step, loss, plan.rate(state.step, recipe), pool)
+            if state.step % plan.save_every_steps == 0:
+                state.save(folder)
     state.save(folder)
+    if stop:
+        raise Interrupted(f"stopped after {state.step * recipe.batch_size:,} pictures; all is saved", stop.signal_number or 15)
     return state
+
+
+def train_step(
+    state: DenoiserState, unet: nn.Module, pool: LatentPool, alphas: torch.Tensor, recipe: BaseRecipe, plan: RunPlan
+) -> float:
+    """One optimizer step on a batch drawn from (seed, step); returns the v-prediction loss."""
+    rng = np.random.default_rng([recipe.seed, 1, state.step])
+    latents, captions = pool.draw(rng, recipe.batch_size, recipe.caption_dropout)
+    tokens = state.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    timesteps = draw_timesteps(rng, recipe.batch_size, recipe)
+    noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
+    noisy, target = velocity(latents, noise, alphas[timesteps])
+    text = state.text_encoder(tokens).last_hidden_state
+    prediction = unet(noisy.contiguous(memory_format=torch.channels_last), timesteps, text, return_dict=False)[0]
+    loss = (prediction - target).square().mean()
+    loss.backward()
+    state.optimizer.step(plan.rate(state.step, recipe), recipe.max_grad_norm)
+    state.step += 1
+    state.update_ema(recipe.ema_decay)
+    return float(loss.detach())
+
+
+class Meter:
+    """Means of 25 steps, to the log and to the screen."""
+
+    def __init__(self, log: TextIO, batch_size: int) -> None:
+        self.log, self.batch_size = log, batch_size
+        self.losses: list[float] = []
+        self.clock, self.cpu = time.time(), time.process_time()
+
+    def count(self, step: int, loss: float, rate: float, pool: LatentPool) -> None:
+        """Take a step's loss; every 25 steps write a line and let the pool look for new renders."""
+        self.losses.append(loss)
+        if step % 25:
+            return
+        entry = {
+            "step": step,
+            "pictures": step * self.batch_size,
+            "loss": round(float(np.mean(self.losses)), 5),
+            "rate": round(rate, 4),
+            "pictures_per_second": round(len(self.losses) * self.batch_size / (time.time() - self.clock), 1),
+            "cpu_seconds": round(time.process_time() - self.cpu, 1),
+            "unique_pictures": sum(len(scenes) for _, scenes in pool.shards),
+        }
+        self.log.write(json.dumps(entry) + "\n")
+        self.log.flush()
+        print(json.dumps(entry), flush=True)
+        self.losses.clear()
+        self.clock, self.cpu = time.time(), time.process_time()
+        pool.refresh()
 
 
 def start_from_weights(state_dir: Path, recipe: BaseRecipe, folder: Path) -> None:

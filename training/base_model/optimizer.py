@@ -67,9 +67,12 @@ class MatrixOptimizer:
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state` gave; other keys are passed over."""
         for i, part in enumerate(self.parts):
-            packed = part.state_dict()
+            packed, parameters = part.state_dict(), part.param_groups[0]["params"]
             for key, value in tensors.items():
                 kind, *rest = key.split(".")
                 if kind == "optimizer" and rest[0] == str(i):
-                    packed["state"].setdefault(int(rest[1]), {})[rest[2]] = value
+                    owner = parameters[int(rest[1])]
+                    # The fused step walks memory, not indices: a moment must lie in memory as its parameter does.
+                    laid = torch.empty_like(owner).copy_(value) if value.shape == owner.shape else value
+                    packed["state"].setdefault(int(rest[1]), {})[rest[2]] = laid
             part.load_state_dict(packed)
