@@ -28,9 +28,10 @@ class ConceptPrompt:
 
     def filled(self, class_name: str, token: str | None) -> str:
         """The prompt's words for a class, with the token before the noun or without one."""
-        noun = class_name if token is None else f"{token} {class_name}"
-        article = "an" if noun[0] in "aeiou" else "a"
-        return self.text.format(thing=f"{article} {noun}")
+        if token is not None:
+            return self.text.format(thing=f"a {token} {class_name}")
+        article = "an" if class_name[0] in "aeiou" else "a"
+        return self.text.format(thing=f"{article} {class_name}")
 
     def scene(self, individual: Individual, seed: int) -> Scene:
         """The individual itself in this scene: what a perfect picture would show."""
