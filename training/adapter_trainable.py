@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from studio.pipelines.adapters import Adapter, AdapterInfo, Route, patched
+from studio.pipelines.base_model import BaseModel
 from studio.training.method import Trainable
 from studio.training.optimizers import ParameterGroup
 
@@ -85,6 +86,21 @@ class AdapterTrainable(Trainable):
         if self._patch is not None:
             self._patch.close()
             self._patch = None
+
+
+def adapter_targets(model: BaseModel, denoiser: str, text_encoders: str | None) -> dict[str, str]:
+    """Regular expressions by component, for `new_lora`.
+
+    SDXL reads its first text encoder before the last layer, so nothing that sits in that layer could ever learn (and
+    several processes would wait for its gradients in vain): it is left out.
+    """
+    targets = {"unet": denoiser}
+    if text_encoders is not None:
+        for facts, encoder in zip(model.family.text_encoders, model.text_encoders, strict=True):
+            unread = facts.penultimate and not facts.projection
+            last = encoder.config.num_hidden_layers - 1  # type: ignore[union-attr]
+            targets[facts.component] = rf"(?!.*\.layers\.{last}\.)(?:{text_encoders})" if unread else text_encoders
+    return targets
 
 
 def _parameter_name(tensor_name: str) -> str:

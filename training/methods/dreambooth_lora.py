@@ -14,7 +14,7 @@ import torch
 
 from studio.pipelines.adapters import new_lora
 from studio.pipelines.base_model import BaseModel
-from studio.training.adapter_trainable import AdapterTrainable
+from studio.training.adapter_trainable import AdapterTrainable, adapter_targets
 from studio.training.config import TrainConfig
 from studio.training.method import Trainable
 
@@ -65,12 +65,9 @@ class DreamBoothLoRA:
     def attach(self, model: BaseModel, config: DreamBoothLoRAConfig, generator: torch.Generator) -> Trainable:
         """New low-rank matrices whose product is zero: at step 0 the model is the base."""
         components = model.components()
-        targets = {"unet": config.targets}
-        if config.text_encoder_targets is not None:
-            targets |= {name: config.text_encoder_targets for name in components if name.startswith("text_encoder")}
         adapter = new_lora(
             components,
-            targets,
+            adapter_targets(model, config.targets, config.text_encoder_targets),
             config.rank,
             config.alpha,
             generator=generator,
