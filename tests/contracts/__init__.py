@@ -1,0 +1,1 @@
+"""What every method, strategy, patch, format and op must do."""
