@@ -151,7 +151,7 @@ def _load_scheduler(scheduler_dir: Path) -> Any:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
     config = _read_json(scheduler_dir / "scheduler_config.json", what="the config of the scheduler")
-    scheduler_class = getattr(diffusers, str(config.get("_class_name")), None)
+    scheduler_class: Any = getattr(diffusers, str(config.get("_class_name")), None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
         raise BaseModelError(f"{scheduler_dir} names a scheduler that diffusers does not know: {config.get('_class_name')!r}.")
     with loading(f"scheduler in {scheduler_dir}"):

@@ -18,9 +18,9 @@ def loading(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[No
     try:
         with quiet_libraries():
             yield
-    except (StudioError, *passing):
-        raise
     except Exception as error:
+        if isinstance(error, (StudioError, *passing)):
+            raise
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
         raise BaseModelError(f"Cannot load the {what}: {reason}") from error
