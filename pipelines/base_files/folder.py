@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -151,8 +151,8 @@ def _load_scheduler(scheduler_dir: Path) -> Any:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
     config = _read_json(scheduler_dir / "scheduler_config.json", what="the config of the scheduler")
-    scheduler_class: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    scheduler_class = getattr(diffusers, str(config.get("_class_name")), None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
         raise BaseModelError(f"{scheduler_dir} names a scheduler that diffusers does not know: {config.get('_class_name')!r}.")
     with loading(f"scheduler in {scheduler_dir}"):
-        return scheduler_class.from_config(config)
+        return cast("Any", scheduler_class).from_config(config)
