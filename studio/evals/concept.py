@@ -108,7 +108,7 @@ def judge_arm(
     things = judge.embed_things(pictures, concept.class_name)
     words = [prompt.filled(concept.class_name, None) for prompt, _ in _cells(concept)]
     fidelity = judge.prompt_scores(pictures, words)
-    records = []
+    records: list[Record] = []
     for i, (prompt, seed) in enumerate(_cells(concept)):
         cosines = peers @ things[i][0]
         records.append(

@@ -65,9 +65,8 @@ def _scores_card(facts: DemoFacts) -> str:
 
 def _choice(facts: DemoFacts) -> str:
     more = "<p class='note'>All about the training: <a href='run/index.html'>run/index.html</a></p>"
-    return (
-        f"<section class='card choice'><h2>The chosen checkpoint</h2><p>{escape(facts.reason)}</p>{_curves(facts)}{more}</section>"
-    )
+    head = f"<h2>The chosen checkpoint</h2><p>{escape(facts.reason)}</p>"
+    return f"<section class='card choice'>{head}{_curves(facts)}{more}</section>"
 
 
 def _next(facts: DemoFacts) -> str:

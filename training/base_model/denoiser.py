@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -139,7 +140,7 @@ def train_denoiser(state_dir: Path, recipe: BaseRecipe, plan: RunPlan) -> Denois
     if (folder / "state.safetensors").exists():
         state.load(folder)
     alphas = build_scheduler().alphas_cumprod
-    unet = torch.compile(state.unet) if plan.compile else state.unet
+    unet: Callable[..., Any] = torch.compile(state.unet) if plan.compile else state.unet
     with catch_stop_signals() as stop, (state_dir / "denoiser-log.jsonl").open("a", encoding="utf-8") as log:
         meter = Meter(log, recipe.batch_size)
         while state.step * recipe.batch_size < plan.pictures and not stop:
@@ -154,7 +155,12 @@ def train_denoiser(state_dir: Path, recipe: BaseRecipe, plan: RunPlan) -> Denois
 
 
 def train_step(
-    state: DenoiserState, unet: nn.Module, pool: LatentPool, alphas: torch.Tensor, recipe: BaseRecipe, plan: RunPlan
+    state: DenoiserState,
+    unet: Callable[..., Any],
+    pool: LatentPool,
+    alphas: torch.Tensor,
+    recipe: BaseRecipe,
+    plan: RunPlan,
 ) -> float:
     """One optimizer step on a batch drawn from (seed, step); returns the v-prediction loss."""
     rng = np.random.default_rng([recipe.seed, 1, state.step])

@@ -29,7 +29,8 @@ class MatrixOptimizer:
         weight_decay: float,
         ends: tuple[str, ...],
     ) -> None:
-        hidden, rest = [], []
+        hidden: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
             inner = parameter.ndim in (2, 4) and not any(end in name for end in ends)
             (hidden if inner else rest).append(parameter)
