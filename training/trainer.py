@@ -124,7 +124,9 @@ class _Run:
         session = open_session(self.concept, self.folder.path, self.progress)
         self.session = session
         found = newest_state(self.folder) if earlier is not None else None
-        position = Position(step=0, micro_step=0) if found is None else Position(step=found[1].step, micro_step=found[1].micro_step)
+        position = Position(step=0, micro_step=0)
+        if found is not None:
+            position = Position(step=found[1].step, micro_step=found[1].micro_step)
         self.record = self._new_record() if earlier is None else earlier.through(position.step)
         self.clock.start(self.record)
         self.watcher = Watcher(self.concept, self.folder, self.scorer)

@@ -198,7 +198,8 @@ def _settings(facts: ReportFacts) -> str:
         for key, value in facts.settings.items()
         if value is not None
     )
-    return f'<section class="card"><details><summary>All settings</summary><table class="settings">{rows}</table></details></section>'
+    table = f'<table class="settings">{rows}</table>'
+    return f'<section class="card"><details><summary>All settings</summary>{table}</details></section>'
 
 
 def _plain(value: Any) -> str:

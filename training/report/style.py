@@ -18,7 +18,8 @@ header{padding:0 4px}
 h1{font-size:40px;line-height:1.1;letter-spacing:-.02em;margin:6px 0}
 h2{font-size:17px;margin:0 0 12px;letter-spacing:-.005em}
 .subtitle{color:var(--muted);margin:0 0 18px;font-size:17px}
-.status{display:inline-block;margin:0;padding:2px 11px;border-radius:99px;background:var(--accent);color:#fff;font-size:13px;font-weight:600}
+.status{display:inline-block;margin:0;padding:2px 11px;border-radius:99px;background:var(--accent);color:#fff;
+font-size:13px;font-weight:600}
 .status.running{background:#e8743b}.status.stopped{background:#98a2b3}
 .strip{display:flex;flex-wrap:wrap;gap:10px 30px;margin:0}.strip dt{font-size:12px;color:var(--muted)}
 .strip dd{margin:0;font-weight:600;font-variant-numeric:tabular-nums}
@@ -34,11 +35,13 @@ figure.held img{outline:2px dashed var(--accent);outline-offset:2px}
 .note,.what{color:var(--muted);font-size:14px;margin:8px 0 0}
 .choice .note{margin:2px 0}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;margin:8px 0 0;font-size:13px;color:var(--muted)}
-.legend span::before{content:"";display:inline-block;width:18px;height:3px;border-radius:2px;margin-right:7px;vertical-align:middle}
+.legend span::before{content:"";display:inline-block;width:18px;height:3px;border-radius:2px;margin-right:7px;
+vertical-align:middle}
 .chart{width:100%;height:auto;display:block}
 .scroll{overflow-x:auto;margin-top:12px}
-.samples{border-collapse:separate;border-spacing:8px;width:100%}.samples th{font-size:12px;font-weight:500;color:var(--muted);text-align:left;
-vertical-align:bottom;line-height:1.35}.samples tbody th{width:92px;vertical-align:middle}.samples td{min-width:112px;max-width:190px}
+.samples{border-collapse:separate;border-spacing:8px;width:100%}
+.samples th{font-size:12px;font-weight:500;color:var(--muted);text-align:left;vertical-align:bottom;line-height:1.35}
+.samples tbody th{width:92px;vertical-align:middle}.samples td{min-width:112px;max-width:190px}
 .samples tr.chosen img{outline:3px solid var(--accent);outline-offset:1px}.samples b{display:block;color:var(--accent)}
 pre{background:var(--paper);border:1px solid var(--line);border-radius:9px;padding:14px;overflow-x:auto;font-size:13.5px;margin:0}
 code{font-size:13.5px}ul{margin:12px 0 0;padding-left:20px}
