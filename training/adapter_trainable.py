@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -98,7 +99,8 @@ def adapter_targets(model: BaseModel, denoiser: str, text_encoders: str | None) 
     if text_encoders is not None:
         for facts, encoder in zip(model.family.text_encoders, model.text_encoders, strict=True):
             unread = facts.penultimate and not facts.projection
-            last = encoder.config.num_hidden_layers - 1  # type: ignore[union-attr]
+            config: Any = encoder.config
+            last = config.num_hidden_layers - 1
             targets[facts.component] = rf"(?!.*\.layers\.{last}\.)(?:{text_encoders})" if unread else text_encoders
     return targets
 

@@ -76,9 +76,7 @@ def checkpoint_name(step: int, micro_in_step: int) -> str:
     return f"step-{step:06d}" + (f"-micro-{micro_in_step:03d}" if micro_in_step else "")
 
 
-def write_checkpoint(
-    folder: Path, state: TrainState, micro_in_step: int, write_adapter: Callable[[Path], None]
-) -> Checkpoint:
+def write_checkpoint(folder: Path, state: TrainState, micro_in_step: int, write_adapter: Callable[[Path], None]) -> Checkpoint:
     """Write `state`, and the adapter file through `write_adapter(path)`, into a new folder under `folder`.
 
     Raises OutputError when the disk is full or not writable; nothing half-written stays then.

@@ -114,5 +114,3 @@ def _former_config(folder: RunFolder) -> TrainConfig:
 
 def _plain_dict(mapping: Any) -> dict[str, Any]:
     return dict(mapping)
-
-

@@ -98,9 +98,7 @@ def score_samples(
         fidelity = scorer.prompt_fidelity(images, plan.class_prompts).mean().item()
         to_photos = scorer.identity(images, photos, class_noun).mean().item()
         to_held_out = None if held_out is None else scorer.identity(images, [held_out], class_noun).mean().item()
-    return CheckpointScore(
-        step=step, prompt_fidelity=fidelity, identity_training=to_photos, identity_held_out=to_held_out
-    )
+    return CheckpointScore(step=step, prompt_fidelity=fidelity, identity_training=to_photos, identity_held_out=to_held_out)
 
 
 def best_sample(scorer: Scorer, images: Sequence[Image.Image], photos: Sequence[Image.Image], class_noun: str) -> int:

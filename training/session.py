@@ -117,9 +117,7 @@ def open_session(concept: Concept, run_dir: Path, progress: Progress) -> Session
     torch.manual_seed(config.run.seed)
     plan = concept.dataset.plan(config)
     loader = _loader(concept, plan, run_dir, progress)
-    trainable = concept.method.attach(
-        base, concept.method.configure(config), torch.Generator().manual_seed(config.run.seed)
-    )
+    trainable = concept.method.attach(base, concept.method.configure(config), torch.Generator().manual_seed(config.run.seed))
     _save_memory(concept)
     step = _train_step(concept, trainable)
     model = accelerator.prepare(step)

@@ -114,7 +114,5 @@ class TrainStep(nn.Module):
             assert text.pooled is not None
             added = {"text_embeds": text.pooled.to(noised.device, dtype), "time_ids": time_ids.to(noised.device, dtype)}
         prompt_embeds = text.prompt_embeds.to(noised.device, dtype)
-        answer: Tensor = self.denoiser(
-            noised.to(dtype), timesteps, prompt_embeds, added_cond_kwargs=added, return_dict=False
-        )[0]
+        answer: Tensor = self.denoiser(noised.to(dtype), timesteps, prompt_embeds, added_cond_kwargs=added, return_dict=False)[0]
         return answer

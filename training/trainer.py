@@ -167,9 +167,7 @@ class _Run:
         self.progress.begin(session.total_steps, start.step)
         metrics = MetricsLog(self.folder.metrics, keep_through=start.micro_step) if self.is_main else None
         self.metrics = metrics
-        crew = Crew(
-            checkpoint=self._checkpoint, look=self._look, metrics=metrics, progress=self.progress, stop=self.stop
-        )
+        crew = Crew(checkpoint=self._checkpoint, look=self._look, metrics=metrics, progress=self.progress, stop=self.stop)
         try:
             position = run_loop(session, start, crew)
         except NonFiniteLossError:
@@ -241,7 +239,7 @@ class _Run:
     def _checkpointed_steps(self) -> list[int]:
         """Steps whose adapter file is there, whole checkpoint or rotated."""
         every, total = self.config.run.checkpoint_every, self.session.total_steps
-        steps = sorted({*range(every, total + 1, every), total}) if every else [total]  # type: ignore[type-var]
+        steps = sorted({*range(every, total + 1, every), total}) if every else [total]
         return [step for step in steps if adapter_file_of(self.folder.checkpoints, step).is_file()]
 
     def _new_record(self) -> RunRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -64,9 +65,7 @@ def dreambooth_lora(
             show_default="embedded",
         ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of the run.", show_default="outputs/<class noun>")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="outputs/<class noun>")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.", show_default="by number of photos")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Halve it when the photos are learned by heart.", show_default="by base model")
@@ -141,7 +140,7 @@ def dreambooth_lora(
 def _run(
     method: str,
     config_file: Path | None,
-    overrides: dict[str, object],
+    overrides: Mapping[str, object],
     settings: list[str],
     resume: bool | None,
     redact: str,

@@ -34,7 +34,7 @@ def _start(command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
 
 
 def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -42,7 +42,7 @@ def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> 
 
 
 def _end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     return process.returncode, output + errors
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from studio.pipelines.adapters import load_adapter
+from studio.pipelines.base_model import load_base
 from studio.pipelines.errors import Interrupted, ResumeError
 from studio.training import loop, trainer
 from studio.training.checkpoint import TrainState, complete_checkpoints, read_checkpoint
@@ -19,6 +21,7 @@ from studio.training.config import TrainConfig
 from studio.training.metrics import read_metrics
 from studio.training.run_folder import RunFolder
 from studio.training.trainer import train
+from tests.support.tiny_bases import tiny_embedded_dir
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -137,22 +140,14 @@ def test_a_changed_run_is_refused_with_the_difference(
         (fewer / path.name).write_bytes(path.read_bytes())
     with pytest.raises(ResumeError, match="photos"):
         train(make_config(concept__images=str(fewer)))
+    config, other = make_config(), tiny_embedded_dir(tmp_path / "other", seed=1)
+    monkeypatch.setattr(trainer, "open_concept", _with_base(trainer.open_concept, other))
     with pytest.raises(ResumeError, match="base model"):
-        other = tmp_path / "other"
-        from tests.support.tiny_bases import tiny_embedded_dir
-
-        config = make_config()
-        tiny_embedded_dir(other, seed=1)
-        monkeypatch.setattr(trainer, "open_concept", _with_base(trainer.open_concept, other))
         train(config)
 
 
 def _with_base(open_concept: Any, other: Path) -> Any:
     """The same settings, but the weights behind the base's name have changed."""
-    from dataclasses import replace
-
-    from studio.pipelines.base_model import load_base
-
     return lambda config, progress: replace(open_concept(config, progress), base=load_base(other))
 
 

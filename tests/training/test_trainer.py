@@ -132,7 +132,11 @@ def test_every_family_and_prior_trains(make_config: MakeConfig, family: str, pri
     result = train(config)
     records = read_metrics(RunFolder(result.run_dir).metrics)
     assert all(record["loss"] > 0 for record in records)
-    assert all((record["prior_loss"] > 0) == (prior == "class-images" or (prior == "base-output" and record["step"] > 1)) for record in records)
+    first, second = (record["prior_loss"] for record in records)
+    if prior == "base-output":  # at first the model still answers what the base answers
+        assert first < 1e-9 < second
+    else:
+        assert (first > 0, second > 0) == (prior == "class-images",) * 2
     adapter = load_adapter(result.adapter_path)
     encoders = {"text_encoder", "text_encoder_2"} if family == "sdxl" else {"text_encoder"}
     assert set(adapter.components()) == {"unet", *encoders}

@@ -53,9 +53,7 @@ class _Frame:
         return HEIGHT - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM)
 
 
-def line_chart(
-    series: Sequence[Series], *, x_label: str, title: str, mark_x: float | None = None, mark_label: str = ""
-) -> str:
+def line_chart(series: Sequence[Series], *, x_label: str, title: str, mark_x: float | None = None, mark_label: str = "") -> str:
     """An `<svg>` element of all `series`, with a vertical mark at `mark_x`; points that aren't finite are left out."""
     finite = [[p for p in line.points if math.isfinite(p[0]) and math.isfinite(p[1])] for line in series]
     everything = [point for points in finite for point in points]

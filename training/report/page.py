@@ -154,9 +154,7 @@ def _fidelity_card(facts: ReportFacts, base: CheckpointScore) -> str:
     return _score_card("Prompt fidelity", series, names, facts, "How well the samples show what their prompts say.")
 
 
-def _score_card(
-    title: str, series: Sequence[Series], names: Sequence[tuple[int, str]], facts: ReportFacts, what: str
-) -> str:
+def _score_card(title: str, series: Sequence[Series], names: Sequence[tuple[int, str]], facts: ReportFacts, what: str) -> str:
     mark = None if facts.chosen_step is None else float(facts.chosen_step)
     chart = line_chart(series, x_label="step", title=title, mark_x=mark, mark_label="chosen")
     by = f" Scored by {escape(facts.scorer)}." if facts.scorer else ""
@@ -177,7 +175,7 @@ def _samples(facts: ReportFacts) -> str:
         chosen = row.step == facts.chosen_step
         label = escape(label) + ("<b>chosen</b>" if chosen else "")
         cells = "".join(f'<td><img loading="lazy" src="{escape(path)}" alt=""></td>' for path in row.images)
-        rows.append(f'<tr{" class=chosen" if chosen else ""}><th>{label}</th>{cells}</tr>')
+        rows.append(f"<tr{' class=chosen' if chosen else ''}><th>{label}</th>{cells}</tr>")
     return (
         '<section class="card"><h2>Samples over the run</h2><p class="what">The same prompts and seeds at each row; '
         "read down a column to watch it learn.</p>"
