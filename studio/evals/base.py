@@ -38,6 +38,7 @@ def evaluate_base(
     limit: int | None = None,
     steps: int = 30,
     batch_size: int = 20,
+    num_renders: int = NUM_RENDERS,
     report: Callable[[str], None] = print,
 ) -> list[Table]:
     """Draw what is not drawn yet, judge it, and write records, tables and a contact sheet into `folder`.
@@ -45,6 +46,7 @@ def evaluate_base(
     Args:
         round_trip: the base's autoencoder, for the row that shows what it alone costs; None leaves the row out.
         limit: prompts of each group at most, for a quick look.
+        num_renders: renders of the one- and two-object prompts that distances are measured to.
     """
     prompts = select_prompts(limit)
     log, pictures_dir = open_run(base, judge, folder, steps)
@@ -55,7 +57,7 @@ def evaluate_base(
     tables = [fidelity_table(records, note)]
     pictures = open_pictures(prompts, pictures_dir)
     plain = [prompt for prompt in prompts if prompt.group in ("one", "two")]
-    tables.append(distances(judge, plain, pictures[: len(plain)], round_trip, note))
+    tables.append(distances(judge, plain, pictures[: len(plain)], round_trip, num_renders, note))
     for table, name in zip(tables, ("fidelity", "distances"), strict=True):
         write_table(table, folder, name)
     write_sheet(records[:SHEET_PICTURES], pictures[:SHEET_PICTURES], folder / "sheet.png")
@@ -163,12 +165,13 @@ def distances(
     prompts: Sequence[BasePrompt],
     pictures: Sequence[Image.Image],
     round_trip: RoundTrip | None,
+    num_renders: int,
     note: str,
 ) -> Table:
     """Fréchet and kernel distance of the drawn pictures to renders of the same prompts, beside the same of renders."""
     rng = np.random.default_rng(RENDER_SEED)
-    repeats = -(-NUM_RENDERS // max(len(prompts), 1))
-    scenes = [scene_of(prompt.facts, rng) for _ in range(repeats) for prompt in prompts][:NUM_RENDERS]
+    repeats = -(-num_renders // max(len(prompts), 1))
+    scenes = [scene_of(prompt.facts, rng) for _ in range(repeats) for prompt in prompts][:num_renders]
     others = [scene_of(prompt.facts, rng) for prompt in prompts]
     truth = judge.features([world.render(scene) for scene in scenes]).double().numpy()
     sets = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def evaluate_referees(
     """Measure scorers on the same held-out renders; write raw records and the table into `folder`."""
     scenes = [world.random_scene(np.random.default_rng([HELD_OUT_SEED, index])) for index in range(num_scenes)]
     pictures = draw(scenes, round_trip)
-    columns: list[dict[str, Cell]] = []
+    logs: dict[str, RecordLog] = {}
     for scorer in scorers:
         header = {
             "what": "referee",
@@ -56,14 +57,17 @@ def evaluate_referees(
             "scenes": num_scenes,
             "queries": num_queries,
         }
-        log = open_log(folder / f"{scorer.name}.jsonl", header)
+        log = logs[scorer.name] = open_log(folder / f"{scorer.name}.jsonl", header)
         if len(log) == 0:
             log.append(reading_records(scenes, scorer.read(pictures)))
             _append_joint(log, scorer, scenes, pictures)
-        for class_name in world.CLASSES:
-            if f"identity-{class_name}-0-0" not in log:
-                log.append(identity_records(scorer, class_name, round_trip, num_queries))
-        columns.append(summarize(log.all()))
+    for class_name in world.CLASSES:
+        missing = [scorer for scorer in scorers if f"identity-{class_name}-0-0" not in logs[scorer.name]]
+        if missing:
+            gallery = draw_individuals(class_name, round_trip, num_queries)
+            for scorer in missing:
+                logs[scorer.name].append(identity_records(scorer, gallery))
+    columns = [summarize(logs[scorer.name].all()) for scorer in scorers]
     rows = tuple((name, *(column[name] for column in columns), BARS.get(name)) for name in columns[0])
     table = Table(
         f"Referees on {num_scenes} held-out renders after the autoencoder",
@@ -125,8 +129,18 @@ def reading_records(scenes: Sequence[Scene], readings: Sequence[Reading]) -> lis
     return records
 
 
-def identity_records(scorer: EmbeddedScorer, class_name: str, round_trip: RoundTrip, num_queries: int) -> list[Record]:
-    """Which of 50 individuals of a class is nearest to each query picture."""
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of 50 individuals of a class: five references and some queries each, individual after individual."""
+
+    class_name: str
+    references: list[NDArray[np.uint8]]
+    queries: list[NDArray[np.uint8]]
+    query_styles: list[str]
+
+
+def draw_individuals(class_name: str, round_trip: RoundTrip, num_queries: int) -> Gallery:
+    """Render the gallery of a class; references are flat and alone, queries in any style and place."""
     individuals = [world.random_individual(class_name, INDIVIDUALS_FROM + number) for number in range(NUM_INDIVIDUALS)]
     rng = np.random.default_rng([HELD_OUT_SEED, 1, world.CLASSES.index(class_name)])
     references = [
@@ -135,20 +149,26 @@ def identity_records(scorer: EmbeddedScorer, class_name: str, round_trip: RoundT
         for _ in range(NUM_REFERENCES)
     ]
     queries = [view_of(individual, rng) for individual in individuals for _ in range(num_queries)]
-    known = torch.stack([group[0] for group in scorer.embed_things(draw(references, round_trip), class_name)])
+    return Gallery(class_name, draw(references, round_trip), draw(queries, round_trip), [scene.style for scene in queries])
+
+
+def identity_records(scorer: EmbeddedScorer, gallery: Gallery) -> list[Record]:
+    """Which of the gallery's individuals is nearest to each query picture."""
+    name, num_queries = gallery.class_name, len(gallery.queries) // NUM_INDIVIDUALS
+    known = torch.stack([group[0] for group in scorer.embed_things(gallery.references, name)])
     centres = torch.nn.functional.normalize(known.unflatten(0, (NUM_INDIVIDUALS, NUM_REFERENCES)).mean(dim=1), dim=1)
     records: list[Record] = []
-    for index, group in enumerate(scorer.embed_things(draw(queries, round_trip), class_name)):
+    for index, group in enumerate(scorer.embed_things(gallery.queries, name)):
         number, nearest = index // num_queries, int((group @ centres.T).amax(dim=0).argmax())
         records.append(
             {
-                "id": f"identity-{class_name}-{number}-{index % num_queries}",
+                "id": f"identity-{name}-{number}-{index % num_queries}",
                 "kind": "identity",
-                "class": class_name,
+                "class": name,
                 "individual": number,
                 "nearest": nearest,
                 "right": nearest == number,
-                "style": queries[index].style,
+                "style": gallery.query_styles[index],
             }
         )
     return records

@@ -11,7 +11,7 @@ import torch
 from studio.pipelines.scoring.referee_files import REFEREES, embedded_referees_dir, save_referee
 from studio.training.referees.batches import VIEWS_PER_BATCH
 from studio.training.referees.recipe import make_recipe
-from studio.training.referees.renders import load_round_trip, prepare_renders
+from studio.training.referees.renders import has_matrix_unit, load_round_trip, prepare_renders
 from studio.training.referees.trainer import train_referee
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     recipe = make_recipe(arguments.which)
     prepare_renders(recipe.renders, arguments.cache / "renders", load_round_trip(arguments.vae))
-    bfloat16 = arguments.precision == "bf16" or (arguments.precision == "auto" and _has_amx())
+    bfloat16 = arguments.precision == "bf16" or (arguments.precision == "auto" and has_matrix_unit())
     run = train_referee(recipe, arguments.cache / "renders", arguments.cache / arguments.which, bfloat16=bfloat16)
     training = {
         "seed": recipe.seed,
@@ -43,12 +43,6 @@ def main() -> None:
     }
     digest = save_referee(run.network, arguments.which, arguments.output, training)
     print(f"{arguments.which}: {digest} in {arguments.output}")
-
-
-def _has_amx() -> bool:
-    """Whether bfloat16 is fast here; without the matrix unit it is emulated and slower than float32."""
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())
 
 
 if __name__ == "__main__":

