@@ -45,7 +45,8 @@ class RefereeConfig:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RefereeConfig:
         """The config that `to_dict` described."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        return cls(**plain)
 
 
 class PictureReading(NamedTuple):
@@ -84,8 +85,9 @@ class RefereeNetwork(nn.Module):
         self.detect = conv_bn(middle, middle)
         self.heat = nn.Conv2d(middle, len(config.classes), 1)
         self.distances = nn.Conv2d(middle, 4, 1)
-        nn.init.constant_(self.heat.bias, -3.5)  # rare positives: begin at a low heat (Lin et al. 2017, 3.3)
-        nn.init.constant_(self.distances.bias, -1.5)
+        for head, bias in ((self.heat, -3.5), (self.distances, -1.5)):  # rare positives: begin cold (Lin et al. 2017, 3.3)
+            assert head.bias is not None
+            nn.init.constant_(head.bias, bias)
         pooled = 2 * coarse + 2 * fine
         self.background = nn.Linear(pooled, len(config.backgrounds))
         self.style = nn.Sequential(nn.Linear(pooled, 64), nn.ReLU(), nn.Linear(64, len(config.styles)))

@@ -20,7 +20,7 @@ from studio.evals.sheets import numbered_sheet
 from studio.evals.tables import Table, write_table
 from studio.pipelines.base_model import BaseModel
 from studio.pipelines.generation import GenerationRequest, generate, resolve_request
-from studio.pipelines.scoring import EmbeddedScorer
+from studio.pipelines.scoring import EmbeddedScorer, Picture
 from studio.training.referees.renders import RoundTrip
 
 NUM_RENDERS = 2_000
@@ -174,7 +174,7 @@ def distances(
     scenes = [scene_of(prompt.facts, rng) for _ in range(repeats) for prompt in prompts][:num_renders]
     others = [scene_of(prompt.facts, rng) for prompt in prompts]
     truth = judge.features([world.render(scene) for scene in scenes]).double().numpy()
-    sets = {
+    sets: dict[str, Sequence[Picture]] = {
         "the base model's pictures": list(pictures),
         "other renders of the prompts": [world.render(scene) for scene in others],
     }

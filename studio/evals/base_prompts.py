@@ -67,7 +67,7 @@ def _group(group: str, num: int, rng: np.random.Generator, start: int) -> list[B
     patterns = _balanced((None, *world.PATTERNS[1:]), num, rng)
     backgrounds, styles = _balanced(world.BACKGROUNDS, num, rng), _balanced(world.STYLES, num, rng)
     relations = _balanced(world.RELATIONS, num, rng)
-    prompts = []
+    prompts: list[BasePrompt] = []
     for index in range(num):
         objects: list[ObjectFacts] = []
         for place in range(count):

@@ -94,4 +94,4 @@ def _group_sums(data: NDArray[np.float64], groups: Sequence[object] | None) -> t
         raise ValueError(f"{data.size} values but {len(groups)} group labels")
     index_of = {label: index for index, label in enumerate(dict.fromkeys(groups))}
     indices = np.array([index_of[label] for label in groups])
-    return np.bincount(indices, weights=data), np.bincount(indices).astype(np.float64)
+    return np.bincount(indices, weights=data).astype(np.float64), np.bincount(indices).astype(np.float64)

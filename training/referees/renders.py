@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from studio.assets import world
 from studio.assets.world import Individual, Scene, SceneObject
@@ -70,7 +70,7 @@ def has_matrix_unit() -> bool:
 
 
 @torch.no_grad()
-def through_autoencoder(vae: nn.Module, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+def through_autoencoder(vae: Any, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
     """Encode and decode pixels `[N, 3, H, W]` in 0..1.
 
     With a generator every second picture on average gets noise on its latents, up to `LATENT_NOISE` of their deviation: a

@@ -83,7 +83,7 @@ def train_referee(
         losses = step_losses(run, recipe, pixels, indices.tolist(), rng, bfloat16=bfloat16)
         total = torch.stack(list(losses.values())).sum()
         run.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         torch.nn.utils.clip_grad_norm_(run.network.parameters(), 20.0)
         run.optimizer.step()
         run.step += 1
