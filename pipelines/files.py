@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import secrets
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,14 +64,26 @@ def atomic_write_json(path: Path | str, value: Any, *, indent: int | None = 2) -
 
 
 def atomic_save_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """`atomic_write_bytes` of a safetensors file.
+    """`atomic_write_bytes` of a safetensors file; the same content always gives the same bytes.
 
     Args:
         tensors: by name; made contiguous and copied to the CPU here.
         metadata: strings for the header.
     """
     ready = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    atomic_write_bytes(path, safetensors_bytes(ready, None if metadata is None else dict(metadata)))
+    data = safetensors_bytes(ready)
+    if metadata:
+        data = _with_metadata(data, metadata)
+    atomic_write_bytes(path, data)
+
+
+def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file's bytes with metadata in the header, sorted: the library writes them in an order of chance."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + length])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -65,6 +66,12 @@ class Adapter:
     info: AdapterInfo
     patches: Mapping[ParameterPath, Patch]
 
+    @property
+    def type(self) -> str:
+        """The kind of its patches, or "mixed"; what `info.type` should say."""
+        kinds = self.kinds()
+        return next(iter(kinds)) if len(kinds) == 1 else "mixed"
+
     def num_parameters(self) -> int:
         """How many numbers all patches hold together."""
         return sum(patch.num_parameters() for patch in self.patches.values())
@@ -79,17 +86,17 @@ class Adapter:
 
     def kinds(self) -> dict[str, int]:
         """How many patches there are of each kind, the most frequent first."""
-        return dict(Counter(patch.kind for patch in self.patches.values()).most_common())
+        return _counted(patch.kind for patch in self.patches.values())
 
     def ranks(self) -> dict[int, int]:
         """How many patches there are of each rank (those that have one), the most frequent first."""
         ranks = (getattr(patch, "rank", None) for patch in self.patches.values())
-        return dict(Counter(rank for rank in ranks if rank is not None).most_common())
+        return _counted(rank for rank in ranks if rank is not None)
 
     def alphas(self) -> dict[float, int]:
         """How many patches there are of each alpha (those that have one), the most frequent first."""
         alphas = (getattr(patch, "alpha", None) for patch in self.patches.values())
-        return dict(Counter(alpha for alpha in alphas if alpha is not None).most_common())
+        return _counted(alpha for alpha in alphas if alpha is not None)
 
     def content_hash(self) -> str:
         """SHA-256, 64 hex digits, of what the adapter does: paths, kinds, scales and values.
@@ -111,6 +118,14 @@ class Adapter:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Adapter:
         """The same adapter with its tensors elsewhere or in another type."""
         return replace(self, patches={path: patch.to(device, dtype) for path, patch in self.patches.items()})
+
+
+Countable = TypeVar("Countable", int, float, str)
+
+
+def _counted(values: Iterable[Countable]) -> dict[Countable, int]:
+    """Value -> how often, the most frequent first; among equals the smaller value, whatever the order of the patches."""
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
 def _rounded(value: float | bool | str) -> float | bool | str:

@@ -48,9 +48,8 @@ def load_adapter(path: Path | str) -> Adapter:
         raise AdapterFileError(f"{path} cannot be read as an adapter: {error}") from error
     info = read_info(header.metadata, default_name=path.stem)
     adapter = Adapter(info, patches)
-    kinds = list(adapter.kinds())
     family = info.family if info.family is not None else guess_family(patches)
-    return Adapter(replace(info, type=kinds[0] if len(kinds) == 1 else "mixed", family=family), patches)
+    return Adapter(replace(info, type=adapter.type, family=family), patches)
 
 
 def save_adapter(
@@ -80,6 +79,7 @@ def save_adapter(
         names = ", ".join(each.name for each in DIALECTS if each.write is not None)
         raise UserError(f"There is no file format {dialect!r} to write; the formats are: {names}.")
     family = family if family is not None else _family_of(adapter)
+    adapter = Adapter(replace(adapter.info, type=adapter.type, family=family.name), adapter.patches)
     content = writer.write(adapter, family)
     if not content.tensors:
         raise AdapterFileError(f"The adapter {adapter.info.name!r} changes nothing, so there is nothing to write.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -59,8 +60,8 @@ def new_lora(
             lora = _fresh(module, rank, alpha, init, generator, use_rslora)
             path = ParameterPath(component, name)
             patches[path] = DoRAPatch(lora, _parameter(channel_norm(at_least_float32(_weight(module))))) if dora else lora
-    kind = "dora" if dora else "lora"
-    return Adapter(info if info is not None else AdapterInfo(name="untitled", type=kind), patches)
+    known = info if info is not None else AdapterInfo(name="untitled")
+    return Adapter(replace(known, type="dora" if dora else "lora"), patches)
 
 
 def _fresh(

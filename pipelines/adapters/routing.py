@@ -40,7 +40,6 @@ class Route:
         if isinstance(self.strength, Tensor) and self.strength.ndim > 1:
             raise ValueError(f"strength is one number or one per row; got the shape {list(self.strength.shape)}.")
 
-
     @property
     def is_partial(self) -> bool:
         """Whether it acts on some rows or places only, or on rows in different strengths."""

@@ -116,20 +116,29 @@ def _usage_hint(info: AdapterInfo) -> str | None:
 
 def _sd_scripts(info: AdapterInfo, adapter: Adapter, family: ModelFamily, tensors_hash: str) -> dict[str, str]:
     is_dora = "dora" in adapter.kinds()
-    ranks, alphas = list(adapter.ranks()), list(adapter.alphas())
+    rank, alpha = _rank_and_alpha(adapter)
     entries = {
         **info.training,
         "base_model_version": family.ss_base_model_version,
         "v2": str(family.name == "sd2"),
         "network_module": "lycoris.kohya" if is_dora else "networks.lora",
         "network_args": json.dumps({"algo": "lora", "dora_wd": "True"}) if is_dora else None,
-        "network_dim": str(ranks[0]) if ranks else None,
-        "network_alpha": f"{alphas[0]:g}" if alphas else None,
+        "network_dim": rank,
+        "network_alpha": alpha,
         "sd_model_name": info.base_name,
         "new_sd_model_hash": info.base_hash,
     }
     known = {f"ss_{key}": value for key, value in entries.items() if value is not None}
     return {**known, "sshs_model_hash": tensors_hash}
+
+
+def _rank_and_alpha(adapter: Adapter) -> tuple[str | None, str | None]:
+    """The most frequent rank, and the alpha that belongs to it where scale = alpha / rank."""
+    for rank in adapter.ranks():
+        scales = {patch.settings().get("scale") for patch in adapter.patches.values() if getattr(patch, "rank", None) == rank}
+        numbers = sorted(scale for scale in scales if isinstance(scale, int | float))
+        return str(rank), f"{numbers[0] * rank:g}" if numbers else None
+    return None, None
 
 
 def _without_private(info: AdapterInfo) -> AdapterInfo:

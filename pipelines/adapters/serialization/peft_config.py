@@ -105,7 +105,8 @@ def _matches(pattern: str, module: str) -> bool:
 
 
 def _most_common(values: Mapping[str, Number]) -> Number:
-    return Counter(values.values()).most_common(1)[0][0]
+    counts = Counter(values.values())
+    return min(counts, key=lambda value: (-counts[value], value))  # among equals the smaller, whatever their order
 
 
 def _number(alpha: float) -> float:

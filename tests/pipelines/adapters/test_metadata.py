@@ -15,7 +15,7 @@ from studio.pipelines.families import FAMILIES, family_named
 from tests.support.adapters import TINY_MODELS, random_adapter
 from tests.support.tiny_models import tiny_embedded
 
-SECRET_FOLDER, SECRET_CAPTION = "/home/alice/photos_of_bob", "bob in the garden with a secret"  # noqa: S105
+SECRET_FOLDER, SECRET_CAPTION = "/home/alice/photos_of_bob", "bob in the garden with a secret"
 
 RECORD = TrainingRecord(
     learning_rate=1e-4,
@@ -92,8 +92,14 @@ class TestOneFile:
         save_adapter(adapter, path, dialect)
         metadata = metadata_of(path)
         expected = {
-            **{"network_module": "networks.lora", "network_dim": "4", "network_alpha": "2", "v2": "False"},
-            **{"learning_rate": "0.0001", "steps": "600", "seed": "7", "gradient_checkpointing": "True"},
+            "network_module": "networks.lora",
+            "network_dim": "4",
+            "network_alpha": "2",
+            "v2": "False",
+            "learning_rate": "0.0001",
+            "steps": "600",
+            "seed": "7",
+            "gradient_checkpointing": "True",
             "base_model_version": family_named("embedded").ss_base_model_version,
         }
         assert {key: metadata[f"ss_{key}"] for key in expected} == expected
