@@ -42,16 +42,16 @@ class BaseRecipe:
     max_tokens: int = 32
 
     batch_size: int = 64
-    learning_rate: float = 1e-3
-    muon_learning_rate: float = 1.5e-3
+    learning_rate: float = 1.5e-3
+    muon_learning_rate: float = 2.5e-3
     warmup_steps: int = 100
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float = 1.0
     ema_decay: float = 0.998
     caption_dropout: float = 0.1
-    # 85 % of the timesteps are sigmoid(N(.2, 1)), the rest uniform: mid noise levels decide shape and binding.
-    timestep_mean: float = 0.2
+    # 85 % of the timesteps are sigmoid(N(.7, 1)), the rest uniform: the upper noise levels decide shape and binding.
+    timestep_mean: float = 0.7
     timestep_std: float = 1.0
     timestep_uniform_share: float = 0.15
 
