@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from studio.pipelines.errors import OutputError, ResumeError
+from studio.pipelines.files import atomic_save_safetensors
 from studio.training.state_tree import pack_tree, storable, unpack_tree
 
 FORMAT_VERSION = 1
@@ -87,7 +87,8 @@ def write_checkpoint(folder: Path, state: TrainState, micro_in_step: int, write_
         folder.mkdir(parents=True, exist_ok=True)
         if is_complete(checkpoint.path):
             return checkpoint
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder))
+        temporary = folder / f"{_TEMPORARY}{os.getpid()}-{name}"
+        temporary.mkdir()
         try:
             _fill(temporary, state, write_adapter)
             remove_checkpoint(checkpoint.path)
@@ -179,7 +180,7 @@ def output_errors(folder: Path) -> Iterator[None]:
 
 def _fill(folder: Path, state: TrainState, write_adapter: Callable[[Path], None]) -> None:
     packed, tensors = pack_tree({name: getattr(state, name) for name in state.__dataclass_fields__}, "state")
-    save_file(storable(tensors), folder / STATE_TENSORS)
+    atomic_save_safetensors(folder / STATE_TENSORS, storable(tensors))
     write_adapter(folder / ADAPTER_FILE)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     for name in sizes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -70,8 +69,3 @@ def unpack_pairs(items: list[Json]) -> list[tuple[Json, Json]]:
 def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as safetensors takes them: on the CPU, contiguous, no two sharing memory."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def uint8_tensor(data: bytes) -> Tensor:
-    """Bytes as a tensor [N] of uint8."""
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -77,7 +78,8 @@ def standalone(svg: str) -> str:
     """The same chart as a file of its own, with its style and a white ground."""
     head, rest = svg.split(">", 1)
     ground = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
-    return f"{head}><style>{STYLE}</style>{ground}{rest}\n"
+    style = re.sub(r"var\(--\w+,([^)]+)\)", r"\1", STYLE)  # plain viewers know no variables
+    return f"{head}><style>{style}</style>{ground}{rest}\n"
 
 
 def smoothed(points: Sequence[tuple[float, float]], memory: float) -> list[tuple[float, float]]:
