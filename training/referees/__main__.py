@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from studio.pipelines.base_model import embedded_base_dir
 from studio.pipelines.scoring.referee_files import REFEREES, embedded_referees_dir, save_referee
 from studio.training.referees.batches import VIEWS_PER_BATCH
 from studio.training.referees.recipe import make_recipe
@@ -19,9 +20,14 @@ def main() -> None:
     """Train one referee and write it into the output folder."""
     parser = argparse.ArgumentParser(prog="python -m studio.training.referees", description=main.__doc__)
     parser.add_argument("--which", choices=REFEREES, required=True)
-    parser.add_argument("--vae", type=Path, required=True, help="folder of the autoencoder that the renders go through")
     parser.add_argument(
-        "--cache", type=Path, required=True, help="folder for renders (1 GB) and checkpoints; resumed when not empty"
+        "--vae", type=Path, default=embedded_base_dir() / "vae", help="folder of the autoencoder that the renders go through"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("work-referees"),
+        help="folder of renders (1 GB) and checkpoints; resumed when not empty",
     )
     parser.add_argument("--output", type=Path, default=embedded_referees_dir(), help="folder of guide, judge and referees.json")
     parser.add_argument("--threads", type=int, default=1)
