@@ -53,9 +53,9 @@ def random_adapter(
     return adapter
 
 
-def mixed_ranks(model: TinyModel, *, dora: bool = False) -> Adapter:
-    """Rank 4, alpha 2 in attention and rank 2, alpha 3 elsewhere: nothing about its scales is uniform."""
+def mixed_ranks(model: TinyModel, *, dora: bool = False, mixed_alphas: bool = True) -> Adapter:
+    """Rank 4 with alpha 2 in attention, and rank 2 with alpha 3 (or 2) elsewhere."""
     attention = random_adapter(model, rank=4, alpha=2.0, seed=1, dora=dora)
-    others = random_adapter(model, rank=2, alpha=3.0, seed=2, dora=dora)
+    others = random_adapter(model, rank=2, alpha=3.0 if mixed_alphas else 2.0, seed=2, dora=dora)
     patches = {path: attention.patches[path] if "attn" in path.module else others.patches[path] for path in attention.patches}
     return replace(attention, patches=patches)

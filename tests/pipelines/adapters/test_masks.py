@@ -26,11 +26,12 @@ def left_half(height=64, width=128):
     return mask
 
 
-def single(model, module, value=0.05):
-    layer = find_module(model.unet, module)
-    shape = layer.weight.shape
-    up = torch.full((shape[0], 1, 1, 1)[: len(shape)], value)
-    patch = LoRAPatch(torch.full((1, *shape[1:]), value), up, 1.0)
+def single(model, module):
+    """A LoRA of rank one on one layer."""
+    shape = find_module(model.unet, module).weight.shape
+    generator = torch.Generator().manual_seed(0)
+    down = torch.randn(1, *shape[1:], generator=generator)
+    patch = LoRAPatch(down, torch.ones((shape[0], 1, 1, 1)[: len(shape)]), 1.0)
     return Adapter(AdapterInfo(name="single"), {ParameterPath("unet", module): patch})
 
 
