@@ -21,6 +21,9 @@ from studio.training.selection import CheckpointScore
 
 THUMBNAIL_PIXELS = 96
 
+SCORED_SEEDS = 2
+"""Pictures per prompt where they are scored: means over one picture a prompt are too coarse to compare checkpoints by."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplePlan:
@@ -42,15 +45,15 @@ class SamplePlan:
         return len(self.prompts)
 
 
-def sample_plan(config: TrainConfig, base: BaseModel) -> SamplePlan:
-    """The plan of a resolved configuration: every prompt once, each with a seed of its own."""
+def sample_plan(config: TrainConfig, base: BaseModel, seeds_per_prompt: int = 1) -> SamplePlan:
+    """The plan of a resolved configuration: all prompts, and all again for further seeds; every picture has its own seed."""
     concept, run = config.concept, config.run
     assert run.sample_steps is not None and run.sample_guidance_scale is not None
     prompts = tuple(fill_template(template, concept.token, concept.class_noun) for template in run.sample_prompts)
     return SamplePlan(
-        prompts=prompts,
-        class_prompts=tuple(without_token(template, concept.class_noun) for template in run.sample_prompts),
-        seeds=tuple(run.seed + 1 + index for index in range(len(prompts))),
+        prompts=prompts * seeds_per_prompt,
+        class_prompts=tuple(without_token(template, concept.class_noun) for template in run.sample_prompts) * seeds_per_prompt,
+        seeds=tuple(run.seed + 1 + index for index in range(len(prompts) * seeds_per_prompt)),
         size=base.size,
         steps=run.sample_steps,
         guidance_scale=run.sample_guidance_scale,

@@ -13,7 +13,7 @@ from studio.pipelines.errors import MissingFileError
 from studio.pipelines.scoring import Scorer, load_scorer
 from studio.training.record import RunRecord
 from studio.training.run_folder import RunFolder
-from studio.training.samples import SamplePlan, draw_samples, sample_plan, save_samples, score_samples
+from studio.training.samples import SCORED_SEEDS, SamplePlan, draw_samples, sample_plan, save_samples, score_samples
 from studio.training.selection import CheckpointScore, Choice, choose_checkpoint
 from studio.training.session import Concept
 
@@ -29,7 +29,7 @@ class Watcher:
         self.concept = concept
         self.folder = folder
         self.scorer = scorer
-        self.plan: SamplePlan = sample_plan(concept.config, concept.base)
+        self.plan: SamplePlan = sample_plan(concept.config, concept.base, 1 if scorer is None else SCORED_SEEDS)
         dataset = concept.dataset
         self.photos: list[Image.Image] = [item.picture.image() for item in dataset.train_items]
         self.held_out = None if dataset.held_out is None else dataset.held_out.picture.image()

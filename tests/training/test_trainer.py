@@ -65,7 +65,7 @@ def test_a_run_leaves_everything_a_person_needs(sampled_run: tuple[TrainConfig, 
     assert [score.step for score in result.scores] == [1, 2, 3, 4]
     assert len(read_metrics(folder.metrics)) == 4
     for step in range(5):
-        assert len(list(folder.samples_of(step).glob("*.png"))) == 4
+        assert len(list(folder.samples_of(step).glob("*.png"))) == 8  # four prompts, two seeds where they are scored
     kept = [checkpoint.step for checkpoint in complete_checkpoints(folder.checkpoints)]
     assert kept == [3, 4]
     record = json.loads(folder.run_json.read_text())

@@ -38,6 +38,7 @@ def write_report(concept: Concept, folder: RunFolder, record: RunRecord, trainab
     loss = [line for line in read_metrics(folder.metrics) if "instance_loss" in line]
     config, dataset = concept.config, concept.dataset
     held_out = folder.photos / "held-out.png"
+    prompts = sample_plan(config, concept.base).prompts
     facts = ReportFacts(
         title=record.trigger,
         subtitle=f"{concept.method.title} on {concept.base.family.title}",
@@ -46,9 +47,9 @@ def write_report(concept: Concept, folder: RunFolder, record: RunRecord, trainab
         photos=tuple(_relative(folder, sorted(folder.photos.glob("[0-9]*.png")))),
         held_out=_relative(folder, [held_out])[0] if held_out.is_file() else None,
         loss=loss,
-        prompts=sample_plan(config, concept.base).prompts,
+        prompts=prompts,
         samples=tuple(
-            SampleRow(step=step, images=tuple(_relative(folder, sorted(folder.samples_of(step).glob("*.png")))))
+            SampleRow(step=step, images=tuple(_relative(folder, sorted(folder.samples_of(step).glob("*.png"))[: len(prompts)])))
             for step in record.sampled_steps
         ),
         base_score=record.base_score,
