@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from PIL import Image
@@ -74,7 +75,7 @@ def write_label_sheets(base: BaseModel, judge: EmbeddedScorer, folder: Path, *, 
     paths = []
     for start in range(0, len(prompts), LABEL_SHEET):
         part = prompts[start : start + LABEL_SHEET]
-        lines = [[prompt.id, *_halves(prompt.prompt)] for prompt in part]
+        lines = [[prompt.id, *_wrapped(prompt.prompt)] for prompt in part]
         path = folder / f"labels-{start // LABEL_SHEET + 1:02d}.png"
         numbered_sheet(open_pictures(part, pictures_dir), lines, columns=8, side=144).save(path)
         paths.append(path)
@@ -194,21 +195,20 @@ def open_pictures(prompts: Sequence[BasePrompt], pictures_dir: Path) -> list[Ima
 
 
 def write_sheet(records: Sequence[Record], pictures: Sequence[Image.Image], path: Path) -> None:
-    """A contact sheet with the prompts and the judge's words."""
+    """A contact sheet with the prompts and what the judge found wrong."""
     lines = []
     for record in records:
-        wrong = [name for name, holds in record["items"].items() if not holds]
+        wrong = [name.removeprefix("object ") for name, holds in record["items"].items() if not holds]
         lines.append(
-            [record["id"], *_halves(record["prompt"]), "judge: " + (", ".join(wrong) + " wrong" if wrong else "all right")]
+            [record["id"], *_wrapped(record["prompt"]), *_wrapped("wrong: " + ", ".join(wrong) if wrong else "all right")]
         )
     numbered_sheet(pictures, lines, columns=8, side=144).save(path)
 
 
-def _halves(prompt: str) -> list[str]:
-    """A prompt on two lines, cut at a blank."""
-    words, middle = prompt.split(), len(prompt) / 2
-    first = [word for index, word in enumerate(words) if len(" ".join(words[:index])) < middle]
-    return [" ".join(first), " ".join(words[len(first) :])]
+def _wrapped(text: str, width: int = 28, num_lines: int = 3) -> list[str]:
+    """Text on `num_lines` lines, the last ones empty where it is short."""
+    lines = wrap(text, width)[:num_lines]
+    return lines + [""] * (num_lines - len(lines))
 
 
 def _path(prompt: BasePrompt, pictures_dir: Path) -> Path:
