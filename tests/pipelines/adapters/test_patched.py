@@ -1,6 +1,5 @@
 """`patched`: what it adds, and that nothing of it stays."""
 
-from collections import OrderedDict
 from dataclasses import replace
 
 import pytest
@@ -22,40 +21,10 @@ from studio.pipelines.adapters import (
 from studio.pipelines.adapters.patches.base import Patch
 from studio.pipelines.errors import AdapterMismatchError
 from tests.support.adapters import TINY_MODELS, random_adapter
+from tests.support.outputs import assert_equal, assert_same, fingerprint, outputs
 from tests.support.tiny_models import TinyModel, tiny_embedded, tiny_sd15
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use_reentrant.*")
-
-
-def outputs(model: TinyModel, batch: int = 2) -> list[torch.Tensor]:
-    """What the UNet and every text encoder draw of fixed inputs."""
-    ids = model.token_ids(batch)
-    with torch.no_grad():
-        return [model.unet(**model.unet_inputs(batch)).sample, *(encoder(ids)[0] for encoder in model.text_encoders)]
-
-
-def fingerprint(model: TinyModel) -> dict[str, object]:
-    """Every tensor's bytes and every attribute of every module, with their order and identity."""
-    prints: dict[str, object] = {}
-    for component, root in model.components().items():
-        for name, tensor in root.state_dict(keep_vars=True).items():
-            prints[f"{component}.{name}"] = (id(tensor), tensor.dtype, tensor.requires_grad, tensor.detach().numpy().tobytes())
-        for name, module in root.named_modules():
-            attributes = {
-                key: list(map(id, value.values())) if isinstance(value, dict | OrderedDict) else id(value)
-                for key, value in module.__dict__.items()
-            }
-            prints[f"{component}.{name}.__dict__"] = list(attributes.items())
-    return prints
-
-
-def assert_same(first: list[torch.Tensor], second: list[torch.Tensor], tolerance: float = 2e-6) -> None:
-    for one, other in zip(first, second, strict=True):
-        torch.testing.assert_close(one, other, atol=tolerance, rtol=1e-5)
-
-
-def assert_equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> None:
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 @pytest.fixture
@@ -301,48 +270,6 @@ class TestTraining:
                     tensor.add_(0.1)
             after = outputs(model)
         assert not torch.equal(before[0], after[0])
-
-
-class TestPrecision:
-    def test_a_float32_adapter_on_a_bfloat16_model(self):
-        model = tiny_sd15()
-        adapter = random_adapter(model)
-        with patched(model.components(), [Route(adapter)]):
-            exact = outputs(model)[0]
-        model.unet.bfloat16()
-        inputs = {
-            name: value.bfloat16() if torch.is_floating_point(value) else value for name, value in model.unet_inputs().items()
-        }
-        with torch.no_grad(), patched(model.components(), [Route(adapter)]):
-            rough = model.unet(**inputs).sample
-        assert rough.dtype == torch.bfloat16
-        assert (rough.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
-
-    @pytest.mark.parametrize("dora", [False, True])
-    def test_under_autocast(self, dora):
-        model = tiny_sd15()
-        adapter = random_adapter(model, dora=dora)
-        with patched(model.components(), [Route(adapter)]):
-            exact = outputs(model)[0]
-            with torch.autocast("cpu", torch.bfloat16):
-                rough = outputs(model)[0]
-        assert (rough.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
-
-    def test_channels_last(self):
-        model = tiny_sd15()
-        adapter = random_adapter(model)
-        with patched(model.components(), [Route(adapter)]):
-            expected = outputs(model)
-            model.unet.to(memory_format=torch.channels_last)
-            assert_same(outputs(model), expected, 5e-6)
-
-    def test_a_float16_file_on_a_float32_model_computes_in_float32(self):
-        model = tiny_sd15()
-        adapter = random_adapter(model).to(dtype=torch.float16)
-        with patched(model.components(), [Route(adapter)]):
-            half = outputs(model)
-        with patched(model.components(), [Route(adapter.to(dtype=torch.float32))]):
-            assert_equal(outputs(model), half)
 
 
 class TestWhatDoesNotFit:
