@@ -51,16 +51,18 @@ def base_model(
     torch.set_num_threads(workers)
     state.mkdir(parents=True, exist_ok=True)
     saved = state / "recipe.json"
-    recipe = BaseRecipe.load(saved) if saved.exists() else BaseRecipe()
+    recipe = BaseRecipe()
+    for made_with in (saved, *([from_weights / "recipe.json"] if from_weights else [])):
+        recipe = BaseRecipe.load(made_with) if made_with.exists() else recipe
     recipe.save(saved)
     if stage in (Stage.renders, Stage.all):
         renders.render_shards(state / "renders", num_shards=shards, seed=recipe.seed, size=recipe.size, workers=workers)
-    if stage in (Stage.autoencoder, Stage.all):
+    rewarm_from = 0 if from_weights is None else denoiser.start_from_weights(state, recipe, from_weights)
+    if stage is Stage.autoencoder or (stage is Stage.all and from_weights is None):
         autoencoder.train_decoder(state, recipe, cpu_seconds=decoder_seconds)
     if stage in (Stage.denoiser, Stage.all):
-        if from_weights is not None:
-            denoiser.start_from_weights(state, recipe, from_weights)
-        denoiser.train_denoiser(state, recipe, denoiser.RunPlan(pictures=pictures, anneal=anneal, compile=compiled))
+        plan = denoiser.RunPlan(pictures=pictures, anneal=anneal, compile=compiled, rewarm_from=rewarm_from)
+        denoiser.train_denoiser(state, recipe, plan)
     if stage in (Stage.export, Stage.all):
         export.export(state, recipe, output)
         typer.echo(str(output))

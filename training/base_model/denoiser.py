@@ -111,17 +111,21 @@ class DenoiserState(nn.Module):
 
 @dataclass(frozen=True)
 class RunPlan:
-    """How far to go: `pictures` in all, the last `anneal` of them with the rate falling linearly to zero."""
+    """How far to go: `pictures` in all, the last `anneal` of them with the rate falling linearly to zero.
+
+    `rewarm_from` is the step from which the warm-up runs: that of a start from weights without moments.
+    """
 
     pictures: int
     anneal: int = 0
     save_every_steps: int = 250
     compile: bool = False
+    rewarm_from: int = 0
 
     def rate(self, step: int, recipe: BaseRecipe) -> float:
         """Share of the full learning rate at a step."""
         left = self.pictures - step * recipe.batch_size
-        warm = min(1.0, (step + 1) / recipe.warmup_steps)
+        warm = min(1.0, (step - self.rewarm_from + 1) / recipe.warmup_steps)
         return warm * min(1.0, max(0.0, left / self.anneal)) if self.anneal else warm
 
 
@@ -209,13 +213,19 @@ class Meter:
         pool.refresh()
 
 
-def start_from_weights(state_dir: Path, recipe: BaseRecipe, folder: Path) -> None:
-    """Make a state from an exported fp16 folder (moments empty: the warm-up runs again from its step count)."""
-    from diffusers import UNet2DConditionModel
+def start_from_weights(state_dir: Path, recipe: BaseRecipe, folder: Path) -> int:
+    """Make a state from an exported fp16 folder: weights, autoencoder and log, but no moments; returns the step it stands at."""
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextModel
 
     state = DenoiserState(recipe)
     state.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).state_dict())
     state.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).state_dict())
     state.ema = [p.detach().clone() for p in state.parameters()]
+    log = (folder / "training-log.jsonl").read_text(encoding="utf-8")
+    state.step = json.loads(log.splitlines()[-1])["step"]
     state.save(state_dir / "denoiser")
+    (state_dir / "denoiser-log.jsonl").write_text(log, encoding="utf-8")
+    vae = AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    save_file(vae.state_dict(), state_dir / "vae.safetensors")
+    return state.step

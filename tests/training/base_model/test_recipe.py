@@ -145,9 +145,11 @@ def test_export_loads_in_plain_diffusers_and_can_be_continued(state_dir: Path, t
 
     again = tmp_path / "again"
     again.mkdir()
-    start_from_weights(again, TINY, folder)
+    assert start_from_weights(again, TINY, folder) == 25
     state = DenoiserState(TINY)
     state.load(again / "denoiser")
+    assert state.step == 25
+    assert RunPlan(pictures=10**6, rewarm_from=25).rate(25, TINY) == 1 / TINY.warmup_steps
     for (name, a), b in zip(state.unet.named_parameters(), pipeline.unet.parameters(), strict=True):
         assert torch.equal(a, b), name
 
