@@ -57,7 +57,13 @@ def base_model(
     recipe.save(saved)
     if stage in (Stage.renders, Stage.all):
         renders.render_shards(state / "renders", num_shards=shards, seed=recipe.seed, size=recipe.size, workers=workers)
-    rewarm_from = 0 if from_weights is None else denoiser.start_from_weights(state, recipe, from_weights)
+    rewarm_from = 0
+    if from_weights is not None:
+        # The same command goes on where it stopped: exported weights never replace a newer state.
+        if (state / "denoiser" / "state.safetensors").exists():
+            typer.echo(f"{state} holds a state already; going on with it instead of {from_weights}", err=True)
+        else:
+            rewarm_from = denoiser.start_from_weights(state, recipe, from_weights)
     if stage is Stage.autoencoder or (stage is Stage.all and from_weights is None):
         autoencoder.train_decoder(state, recipe, cpu_seconds=decoder_seconds)
     if stage in (Stage.denoiser, Stage.all):

@@ -161,3 +161,14 @@ def test_scenes_of_a_shard_describe_its_pictures(state_dir: Path) -> None:
     assert len(scenes) == len(pictures) == 64
     assert isinstance(scenes[7], Scene)
     np.testing.assert_array_equal(render(scenes[7], TINY.size), pictures[7])
+
+
+def test_going_on_from_weights_never_replaces_a_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from studio.cli.base_model import Stage, base_model
+
+    (tmp_path / "denoiser").mkdir()
+    state = tmp_path / "denoiser" / "state.safetensors"
+    state.write_bytes(b"hours of work")
+    base_model(Stage.renders, state=tmp_path, shards=0, workers=1, from_weights=tmp_path / "exported")
+    assert state.read_bytes() == b"hours of work"
+    assert "holds a state already" in capsys.readouterr().err
