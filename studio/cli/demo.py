@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from studio.cli.settings import assignments
+
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of the result; open its index.html.")] = Path("outputs/demo"),
@@ -21,16 +23,10 @@ def demo(
     Takes some minutes on two cores and needs no network. The page shows the photos, what the base model makes of the same
     prompts, the new pictures, how the thing truly looks there, and what an independent judge says.
     """
-    from studio.pipelines.errors import ConfigError
     from studio.training.progress import progress_for_terminal
     from studio.workflows.demo import run_demo
 
-    chosen = {}
-    for text in settings or []:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: write it as section.key=value")
-        chosen[key.strip()] = value.strip()
+    chosen = assignments(settings or [])
     result = run_demo(output, concept, progress_for_terminal(), settings=chosen)
     found = result.verdict
     for name, (wall, cpu) in result.seconds.items():

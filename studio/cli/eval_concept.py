@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from studio.cli.settings import assignments
+
 
 class Split(StrEnum):
     """Which individuals: those that settings were chosen on, or those that were never looked at."""
@@ -30,14 +32,8 @@ def concept_command(
 ) -> None:
     """How well a thing is learned from five photos: identity, prompt fidelity, the right one of twenty."""
     from studio.evals.concept_eval import evaluate_concepts
-    from studio.pipelines.errors import ConfigError
     from studio.training.progress import progress_for_terminal
 
-    chosen = {}
-    for text in settings or []:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: write it as section.key=value")
-        chosen[key.strip()] = value.strip()
+    chosen = assignments(settings or [])
     folder = output if output is not None else Path("outputs/eval") / f"concept-{split.value}"
     typer.echo(evaluate_concepts(split.value, folder, progress_for_terminal(), chosen).text())

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from studio.cli.settings import assignments
+
 if TYPE_CHECKING:
     from studio.pipelines.adapters import Redaction
 
@@ -150,22 +152,12 @@ def _run(
     from studio.training.progress import progress_for_terminal
     from studio.training.trainer import train as run_training
 
-    assigned = dict(_assignment(text) for text in settings)
-    config = load_config(config_file, {**assigned, **overrides, "adapter.method": method})
+    config = load_config(config_file, {**assignments(settings), **overrides, "adapter.method": method})
     result = run_training(config, resume=resume, progress=progress_for_terminal(), redact=_redaction(redact))
     typer.echo(f"adapter: {result.adapter_path}")
     typer.echo(f"         {result.kohya_path}")
     typer.echo(f"report:  {result.report_path}")
     typer.echo(f'next:    studio generate --adapter {result.adapter_path} --prompt "a {result.trigger} in the snow"')
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    from studio.pipelines.errors import ConfigError
-
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: write it as section.key=value, for example --set optimizer.name=prodigy")
-    return key.strip(), value.strip()
 
 
 def _redaction(text: str) -> Redaction:
