@@ -29,7 +29,7 @@ def base_model(
     anneal: Annotated[int, typer.Option(help="The last this many pictures let the learning rate fall to zero.")] = 100_000,
     shards: Annotated[int, typer.Option(help="Rendered shards of 2,048 pictures.")] = 56,
     decoder_seconds: Annotated[float, typer.Option(help="CPU seconds for the autoencoder's decoder.")] = 900.0,
-    workers: Annotated[int, typer.Option(help="Rendering processes, and threads of the denoiser.")] = 2,
+    workers: Annotated[int, typer.Option(help="Processes that render and that train the denoiser.")] = 2,
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile the UNet (needs a C++ compiler; about 1.2x).")
     ] = False,
@@ -67,7 +67,11 @@ def base_model(
     if stage is Stage.autoencoder or (stage is Stage.all and from_weights is None):
         autoencoder.train_decoder(state, recipe, cpu_seconds=decoder_seconds)
     if stage in (Stage.denoiser, Stage.all):
-        plan = denoiser.RunPlan(pictures=pictures, anneal=anneal, compile=compiled, rewarm_from=rewarm_from)
+        processes = max(count for count in range(1, workers + 1) if recipe.batch_size % count == 0)
+        torch.set_num_threads(1)
+        plan = denoiser.RunPlan(
+            pictures=pictures, anneal=anneal, compile=compiled, rewarm_from=rewarm_from, processes=processes
+        )
         denoiser.train_denoiser(state, recipe, plan)
     if stage in (Stage.export, Stage.all):
         export.export(state, recipe, output)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from studio.training.base_model.model import build_scheduler, build_text_encoder
 from studio.training.base_model.optimizer import MatrixOptimizer
 from studio.training.base_model.recipe import BaseRecipe
 from studio.training.base_model.renders import finished_shards, load_pictures, load_scenes
+from studio.training.base_model.replicas import Replica, replicas
 from studio.training.base_model.tokenizer import build_tokenizer
 from studio.training.signals import catch_stop_signals
 
@@ -113,13 +115,15 @@ class DenoiserState(nn.Module):
 class RunPlan:
     """How far to go: `pictures` in all, the last `anneal` of them with the rate falling linearly to zero.
 
-    `rewarm_from` is the step from which the warm-up runs: that of a start from weights without moments.
+    `processes` share each batch. `rewarm_from` is the step from which the warm-up runs: that of a start from weights without
+    moments.
     """
 
     pictures: int
     anneal: int = 0
     save_every_steps: int = 250
     compile: bool = False
+    processes: int = 1
     rewarm_from: int = 0
 
     def rate(self, step: int, recipe: BaseRecipe) -> float:
@@ -139,63 +143,95 @@ def draw_timesteps(rng: np.random.Generator, count: int, recipe: BaseRecipe) -> 
 
 def train_denoiser(state_dir: Path, recipe: BaseRecipe, plan: RunPlan) -> DenoiserState:
     """Train until `plan.pictures`; resumes from the state folder; SIGTERM and Ctrl-C save and raise Interrupted."""
-    pool, state = LatentPool(state_dir, recipe), DenoiserState(recipe)
     folder = state_dir / "denoiser"
-    if (folder / "state.safetensors").exists():
-        state.load(folder)
-    alphas = build_scheduler().alphas_cumprod
-    unet: Callable[..., Any] = torch.compile(state.unet) if plan.compile else state.unet
-    with catch_stop_signals() as stop, (state_dir / "denoiser-log.jsonl").open("a", encoding="utf-8") as log:
-        meter = Meter(log, recipe.batch_size)
-        while state.step * recipe.batch_size < plan.pictures and not stop:
-            loss = train_step(state, unet, pool, alphas, recipe, plan)
-            meter.count(state.step, loss, plan.rate(state.step, recipe), pool)
-            if state.step % plan.save_every_steps == 0:
-                state.save(folder)
+    pool = LatentPool(state_dir, recipe)  # encodes what is not encoded yet, before others look
+    helper = partial(_train_beside, state_dir, recipe, plan)
+    with replicas(plan.processes, state_dir / "replicas", helper) as replica, catch_stop_signals() as stop:
+        state = _open_state(folder, recipe)
+        with (state_dir / "denoiser-log.jsonl").open("a", encoding="utf-8") as log:
+            meter = Meter(log, recipe.batch_size)
+            for loss in _steps(state, pool, recipe, plan, replica, stop):
+                if meter.count(state.step, loss, plan.rate(state.step, recipe), pool) and replica.count == 1:
+                    pool.refresh()  # several processes must draw from the same shards: they keep those of the start
+                state.update_ema(recipe.ema_decay)
+                if state.step % plan.save_every_steps == 0:
+                    state.save(folder)
     state.save(folder)
     if stop:
         raise Interrupted(f"stopped after {state.step * recipe.batch_size:,} pictures; all is saved", stop.signal_number or 15)
     return state
 
 
-def train_step(
+def _train_beside(state_dir: Path, recipe: BaseRecipe, plan: RunPlan, replica: Replica) -> None:
+    """The same steps in another process, which saves nothing and leaves stopping to the first one."""
+    pool = LatentPool(state_dir, recipe)
+    state = _open_state(state_dir / "denoiser", recipe)
+    with catch_stop_signals():
+        for _ in _steps(state, pool, recipe, plan, replica, stop=False):
+            pass
+
+
+def _open_state(folder: Path, recipe: BaseRecipe) -> DenoiserState:
+    state = DenoiserState(recipe)
+    if (folder / "state.safetensors").exists():
+        state.load(folder)
+    return state
+
+
+def _steps(
+    state: DenoiserState, pool: LatentPool, recipe: BaseRecipe, plan: RunPlan, replica: Replica, stop: object
+) -> Iterator[float]:
+    """Train to the end of the plan or until somebody wants to stop; yields the loss after each step."""
+    alphas = build_scheduler().alphas_cumprod
+    unet: Callable[..., Any] = torch.compile(state.unet) if plan.compile else state.unet
+    stopping = False
+    while state.step * recipe.batch_size < plan.pictures and not stopping:
+        loss = accumulate_gradients(state, unet, pool, alphas, recipe, replica)
+        loss, stopping = replica.average(state.optimizer.parameters, loss, bool(stop))
+        state.optimizer.step(plan.rate(state.step, recipe), recipe.max_grad_norm)
+        state.step += 1
+        yield loss
+
+
+def accumulate_gradients(
     state: DenoiserState,
     unet: Callable[..., Any],
     pool: LatentPool,
     alphas: torch.Tensor,
     recipe: BaseRecipe,
-    plan: RunPlan,
+    replica: Replica,
 ) -> float:
-    """One optimizer step on a batch drawn from (seed, step); returns the v-prediction loss."""
+    """Gradients of the v-prediction loss on this process's share of a batch drawn from (seed, step); returns that loss."""
     rng = np.random.default_rng([recipe.seed, 1, state.step])
     latents, captions = pool.draw(rng, recipe.batch_size, recipe.caption_dropout)
-    tokens = state.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     timesteps = draw_timesteps(rng, recipe.batch_size, recipe)
     noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
+    rows = replica.rows(recipe.batch_size)
+    latents, captions, timesteps, noise = latents[rows], captions[rows], timesteps[rows], noise[rows]
+    tokens = state.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     noisy, target = velocity(latents, noise, alphas[timesteps])
     text = state.text_encoder(tokens).last_hidden_state
     prediction = unet(noisy.contiguous(memory_format=torch.channels_last), timesteps, text, return_dict=False)[0]
     loss = (prediction - target).square().mean()
     loss.backward()
-    state.optimizer.step(plan.rate(state.step, recipe), recipe.max_grad_norm)
-    state.step += 1
-    state.update_ema(recipe.ema_decay)
     return float(loss.detach())
 
 
 class Meter:
-    """Means of 25 steps, to the log and to the screen."""
+    """Means of `every` steps, to the log and to the screen."""
+
+    every: ClassVar[int] = 25
 
     def __init__(self, log: TextIO, batch_size: int) -> None:
         self.log, self.batch_size = log, batch_size
         self.losses: list[float] = []
         self.clock, self.cpu = time.time(), time.process_time()
 
-    def count(self, step: int, loss: float, rate: float, pool: LatentPool) -> None:
-        """Take a step's loss; every 25 steps write a line and let the pool look for new renders."""
+    def count(self, step: int, loss: float, rate: float, pool: LatentPool) -> bool:
+        """Take a step's loss; every so often write a line and say so."""
         self.losses.append(loss)
-        if step % 25:
-            return
+        if step % self.every:
+            return False
         entry = {
             "step": step,
             "pictures": step * self.batch_size,
@@ -210,7 +246,7 @@ class Meter:
         print(json.dumps(entry), flush=True)
         self.losses.clear()
         self.clock, self.cpu = time.time(), time.process_time()
-        pool.refresh()
+        return True
 
 
 def start_from_weights(state_dir: Path, recipe: BaseRecipe, folder: Path) -> int:

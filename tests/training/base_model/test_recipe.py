@@ -13,10 +13,19 @@ from diffusers import StableDiffusionPipeline
 from studio.assets.world import Scene, caption, random_scene, words
 from studio.training.base_model import renders
 from studio.training.base_model.autoencoder import encode_shard, fit_encoder, patch_pca, to_pixels, train_decoder, write_pca
-from studio.training.base_model.denoiser import DenoiserState, RunPlan, draw_timesteps, start_from_weights, train_denoiser
+from studio.training.base_model.denoiser import (
+    DenoiserState,
+    LatentPool,
+    RunPlan,
+    accumulate_gradients,
+    draw_timesteps,
+    start_from_weights,
+    train_denoiser,
+)
 from studio.training.base_model.export import export
 from studio.training.base_model.model import build_autoencoder, build_scheduler, velocity
 from studio.training.base_model.recipe import BaseRecipe
+from studio.training.base_model.replicas import Replica
 from studio.training.base_model.tokenizer import build_tokenizer, merges_for, segment
 
 TINY = BaseRecipe(
@@ -129,6 +138,35 @@ def test_denoiser_resumes_bit_equal(state_dir: Path, tmp_path: Path) -> None:
     fresh = DenoiserState(TINY)
     still = [name for (name, a), b in zip(fresh.named_parameters(), whole.parameters(), strict=True) if torch.equal(a, b)]
     assert still == []
+
+
+def test_two_processes_take_the_steps_of_one(state_dir: Path, tmp_path: Path) -> None:
+    fit_encoder(state_dir, TINY)
+    alone = train_denoiser(fresh_copy(state_dir, tmp_path / "alone"), TINY, RunPlan(pictures=3 * 4))
+    together = train_denoiser(fresh_copy(state_dir, tmp_path / "together"), TINY, RunPlan(pictures=3 * 4, processes=2))
+    assert together.step == alone.step == 3
+    fresh = DenoiserState(TINY)
+    apart = moved = 0.0
+    for start, a, b in zip(fresh.parameters(), alone.parameters(), together.parameters(), strict=True):
+        apart += float((a - b).detach().square().sum())
+        moved += float((a - start).detach().square().sum())
+    # Both optimizers divide by the gradient's size (Muon in bfloat16), so that rounding shows where there is hardly one.
+    assert apart < 0.15 * moved, f"{apart:.2e} of {moved:.2e}"
+
+
+def test_shares_of_a_batch_have_its_mean_gradient(state_dir: Path) -> None:
+    pool, alphas = LatentPool(state_dir, TINY), build_scheduler().alphas_cumprod
+
+    def gradients(replica: Replica) -> tuple[float, list[torch.Tensor]]:
+        state = DenoiserState(TINY)
+        loss = accumulate_gradients(state, state.unet, pool, alphas, TINY, replica)
+        return loss, [parameter.grad for parameter in state.parameters()]
+
+    whole_loss, whole = gradients(Replica())
+    (loss_a, a), (loss_b, b) = gradients(Replica(0, 2)), gradients(Replica(1, 2))
+    assert loss_a != loss_b and (loss_a + loss_b) / 2 == pytest.approx(whole_loss, rel=1e-5)
+    for expected, first, second in zip(whole, a, b, strict=True):
+        torch.testing.assert_close((first + second) / 2, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_export_loads_in_plain_diffusers_and_can_be_continued(state_dir: Path, tmp_path: Path) -> None:
