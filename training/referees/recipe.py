@@ -32,19 +32,26 @@ class RenderPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RefereeRecipe:
-    """Settings of one training run."""
+    """Settings of one training run.
+
+    Identity is learned last: while the rate is high the embedding drifts, and what is remembered of an individual's rivals is
+    stale. A second cycle at a lower rate, with more weight on it, is for the referee that one cycle leaves short of its bar.
+    """
 
     network: RefereeConfig
     renders: RenderPlan
     seed: int
     steps: int = 1_200
+    second_cycle_at: int = 1_200
     scenes_per_batch: int = 32
     individuals_per_batch: int = 16
     learning_rate: float = 2.5e-3
     weight_decay: float = 0.03
+    second_cycle_rate: float = 0.35
     warmup_steps: int = 100
     pattern_weight: float = 1.5
     identity_weight: float = 0.6
+    second_cycle_identity_weight: float = 1.2
     joint_weight: float = 0.3
     checkpoint_every: int = 100
 
@@ -68,5 +75,5 @@ def make_recipe(which: str) -> RefereeRecipe:
     if which == "guide":
         return RefereeRecipe(network=_network("residual", (36, 64, 96), 40), renders=RenderPlan(), seed=11)
     if which == "judge":
-        return RefereeRecipe(network=_network("aggregation", (40, 72, 128), 40), renders=RenderPlan(), seed=2_027)
+        return RefereeRecipe(network=_network("aggregation", (40, 72, 128), 40), renders=RenderPlan(), seed=2_027, steps=1_600)
     raise ValueError(f"there is a guide and a judge, but no {which!r}")

@@ -76,7 +76,7 @@ def train_referee(
     began = time.process_time() - run.cpu_seconds
     while run.step < last:
         for group in run.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * learning_rate_share(run.step, recipe.steps, recipe.warmup_steps)
+            group["lr"] = recipe.learning_rate * learning_rate_share(recipe, run.step)
         indices = batch_indices(recipe, run.step)
         rng = step_generator(recipe, run.step)
         pixels = augment(clean[indices], decoded[indices], rng)
@@ -115,6 +115,8 @@ def step_losses(
         )
     texts = run.network.embed_text(captions)
     grid = reading.heat.shape[-1]
+    in_second = run.step >= recipe.second_cycle_at
+    identity_weight = recipe.second_cycle_identity_weight if in_second else recipe.identity_weight
     heat = heat_target(targets, num, len(config.classes), grid)
     boxes, inside = box_targets(targets, num, grid)
     shown = targets.individual != UNKNOWN
@@ -127,19 +129,25 @@ def step_losses(
         "pattern": recipe.pattern_weight * label_loss(region.pattern.float(), targets.pattern),
         "background": 0.3 * label_loss(reading.background.float(), targets.background),
         "style": 0.5 * label_loss(reading.style.float(), targets.style),
-        "views": recipe.identity_weight * supervised_contrastive_loss(identity, individual),
-        "rivals": recipe.identity_weight * rival_loss(identity, individual, run.memory, len(config.classes)),
+        "views": identity_weight * supervised_contrastive_loss(identity, individual),
+        "rivals": identity_weight * rival_loss(identity, individual, run.memory, len(config.classes)),
         "joint": recipe.joint_weight * joint_loss(reading.joint.float(), texts, run.network.log_temperature),
     }
     remember(run.memory, identity, individual)
     return losses
 
 
-def learning_rate_share(step: int, steps: int, warmup_steps: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + cos(pi * (step - warmup_steps) / max(steps - warmup_steps, 1)))
+def learning_rate_share(recipe: RefereeRecipe, step: int) -> float:
+    """Linear warm-up, a cosine to zero, and from `second_cycle_at` a lower cosine to zero."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    second = step >= recipe.second_cycle_at
+    first_step, last_step, peak = (
+        (recipe.second_cycle_at, recipe.steps, recipe.second_cycle_rate)
+        if second
+        else (recipe.warmup_steps, recipe.second_cycle_at, 1.0)
+    )
+    return peak * 0.5 * (1 + cos(pi * (step - first_step) / max(last_step - first_step, 1)))
 
 
 def _save(run: RefereeRun, run_dir: Path) -> None:

@@ -48,6 +48,7 @@ def tiny_recipe(which="guide"):
         network=network,
         renders=PLAN,
         steps=4,
+        second_cycle_at=3,
         scenes_per_batch=6,
         individuals_per_batch=2,
         warmup_steps=1,
@@ -179,8 +180,11 @@ def test_losses_vanish_for_the_right_answer():
     assert joint_loss(torch.eye(4), torch.eye(4), torch.tensor(3.0)) < 1e-6
 
 
-def test_schedule_warms_up_and_ends_at_zero():
-    shares = [learning_rate_share(step, 100, 10) for step in range(101)]
+def test_schedule_warms_up_and_falls_to_zero_twice():
+    recipe = replace(make_recipe("guide"), steps=150, second_cycle_at=100, warmup_steps=10)
+    shares = [learning_rate_share(recipe, step) for step in range(151)]
     assert shares[0] == pytest.approx(0.1)
     assert max(shares) == shares[9] == 1.0
-    assert shares[100] == pytest.approx(0)
+    assert shares[99] == pytest.approx(0, abs=1e-3)
+    assert shares[100] == max(shares[100:]) == recipe.second_cycle_rate
+    assert shares[150] == pytest.approx(0)
