@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from studio.pipelines.adapters import Route, patched
-from studio.pipelines.base_model import BaseModel, decode_latents, encode_negative, encode_text
-from studio.pipelines.denoising import DenoiseRequest, GuidanceStrategy, denoise, make_scheduler
+from studio.pipelines.base_model import BaseModel, TextCondition, decode_latents, encode_negative, encode_text
+from studio.pipelines.denoising import DenoiseRequest, GuidanceStrategy, check_stacks, denoise, make_scheduler
 from studio.pipelines.errors import AdapterMismatchError, UserError
 from studio.pipelines.families import FAMILIES
 
@@ -29,6 +29,7 @@ class GenerationRequest:
         steps: denoising steps. guidance_scale: how closely to follow the prompt; 1 or less is no guidance.
         height, width: in pixels.
         scheduler: one of `studio.pipelines.denoising.SCHEDULER_NAMES`.
+        block_prompts: attention stack -> one prompt per picture, which this stack reads in place of `prompts`.
     """
 
     prompts: tuple[str, ...]
@@ -39,6 +40,7 @@ class GenerationRequest:
     height: int | None = None
     width: int | None = None
     scheduler: str | None = None
+    block_prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class ResolvedRequest:
     height: int
     width: int
     scheduler: str
+    block_prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def resolve_request(base: BaseModel, request: GenerationRequest) -> ResolvedRequest:
@@ -70,6 +73,7 @@ def resolve_request(base: BaseModel, request: GenerationRequest) -> ResolvedRequ
         height=base.size if request.height is None else request.height,
         width=base.size if request.width is None else request.width,
         scheduler=base.family.default_scheduler if request.scheduler is None else request.scheduler,
+        block_prompts=dict(request.block_prompts),
     )
     if not resolved.prompts:
         raise UserError("There is nothing to draw: give at least one prompt.")
@@ -83,6 +87,10 @@ def resolve_request(base: BaseModel, request: GenerationRequest) -> ResolvedRequ
     for name, side in (("width", resolved.width), ("height", resolved.height)):
         _check_side(name, side, base.family.size_multiple)
     make_scheduler(base.scheduler, resolved.scheduler)
+    check_stacks(base.unet, list(resolved.block_prompts))
+    for stack, prompts in resolved.block_prompts.items():
+        if len(prompts) != len(resolved.prompts):
+            raise UserError(f"{stack} needs a prompt for every picture: {len(resolved.prompts)}, not {len(prompts)}.")
     return resolved
 
 
@@ -158,7 +166,8 @@ def _batches(
                 on_step(number * steps + done, len(starts) * steps)
 
         part = slice(start, start + batch_size)
-        batch = replace(request, prompts=request.prompts[part], seeds=request.seeds[part])
+        block_prompts = {stack: prompts[part] for stack, prompts in request.block_prompts.items()}
+        batch = replace(request, prompts=request.prompts[part], seeds=request.seeds[part], block_prompts=block_prompts)
         # Not open while the caller has the pictures: it may use the model for something else.
         with torch.no_grad(), patched(base.components(), routes):
             latents = draw_latents(base, batch, on_step=count, should_stop=should_stop)
@@ -174,8 +183,12 @@ def draw_latents(
 ) -> Tensor:
     """Latents `[B, C, h, w]` of one batch with whatever adapters are open."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
-    unique = list(dict.fromkeys(request.prompts))
-    condition = encode_text(base, unique).rows([unique.index(prompt) for prompt in request.prompts])
+    unique = list(dict.fromkeys([*request.prompts, *(text for texts in request.block_prompts.values() for text in texts)]))
+    encoded = encode_text(base, unique)
+
+    def condition_of(prompts: Sequence[str]) -> TextCondition:
+        return encoded.rows([unique.index(prompt) for prompt in prompts])
+
     negative = encode_negative(base, request.negative_prompt, len(request.prompts))
     return denoise(
         base,
@@ -187,7 +200,12 @@ def draw_latents(
             num_steps=request.steps,
             generators=generators,
         ),
-        GuidanceStrategy(condition, negative, request.guidance_scale),
+        GuidanceStrategy(
+            condition_of(request.prompts),
+            negative,
+            request.guidance_scale,
+            block_conditions={stack: condition_of(prompts) for stack, prompts in request.block_prompts.items()},
+        ),
         on_step=on_step,
         should_stop=should_stop,
     )

@@ -28,6 +28,7 @@ class AdapterInfo:
         base_name: the base model, as the user named it. base_hash: SHA-256 of its weights, 64 hex digits.
         trigger: the words that call the concept, as "ohwx robot". class_noun: what the concept is one of.
         roles: what it is for: "subject", "style", …
+        role_blocks: role -> prefixes of module paths, where its halves sit in blocks of their own (see `roles`).
         created: ISO 8601 date and time.
         prediction_type: "epsilon" or "v_prediction". resolution: (width, height) it was trained at, in pixels.
         description, author, license: free text. tags: key words.
@@ -43,6 +44,7 @@ class AdapterInfo:
     trigger: str | None = None
     class_noun: str | None = None
     roles: tuple[str, ...] = ()
+    role_blocks: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     created: str | None = None
     prediction_type: str | None = None
     resolution: tuple[int, int] | None = None

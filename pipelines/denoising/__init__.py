@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from studio.pipelines.denoising.block_texts import attention_stacks, block_texts, check_stacks
 from studio.pipelines.denoising.guidance import GuidanceStrategy
 from studio.pipelines.denoising.loop import denoise
 from studio.pipelines.denoising.request import Branch, DenoiseRequest, Step, Strategy
@@ -14,6 +15,9 @@ __all__ = [
     "GuidanceStrategy",
     "Step",
     "Strategy",
+    "attention_stacks",
+    "block_texts",
+    "check_stacks",
     "denoise",
     "make_scheduler",
     "scheduler_title",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -18,13 +18,22 @@ class GuidanceStrategy(Strategy):
         negative: of the negative prompt, a row per picture; not used when `guidance_scale` is 1 or less.
         rescale: φ of Lin et al. (2023), eq. 15 and 16: how far the guided prediction is brought back to the standard
             deviation of the conditional one, 0 (diffusers' default) to 1.
+        block_conditions: attention stack -> prompts of its own, a row per picture, in the pass with the prompt.
     """
 
-    def __init__(self, condition: TextCondition, negative: TextCondition, guidance_scale: float, rescale: float = 0.0) -> None:
+    def __init__(
+        self,
+        condition: TextCondition,
+        negative: TextCondition,
+        guidance_scale: float,
+        rescale: float = 0.0,
+        block_conditions: Mapping[str, TextCondition] | None = None,
+    ) -> None:
         self.condition = condition
         self.negative = negative
         self.guidance_scale = guidance_scale
         self.rescale = rescale
+        self.block_conditions = {} if block_conditions is None else dict(block_conditions)
 
     @property
     def is_guided(self) -> bool:
@@ -33,8 +42,8 @@ class GuidanceStrategy(Strategy):
 
     def branches(self, step: Step) -> Sequence[Branch]:
         """Without and with the prompt; only with it where there is no guidance."""
-        conditions = (self.negative, self.condition) if self.is_guided else (self.condition,)
-        return [Branch(condition) for condition in conditions]
+        prompted = Branch(self.condition, block_conditions=self.block_conditions)
+        return [Branch(self.negative), prompted] if self.is_guided else [prompted]
 
     def combine(self, step: Step, predictions: Sequence[Tensor]) -> Tensor:
         """The guided prediction."""

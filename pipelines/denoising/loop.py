@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from studio.pipelines.adapters import patched
+from studio.pipelines.denoising.block_texts import block_texts
 from studio.pipelines.denoising.request import Branch, DenoiseRequest, Step, Strategy
 from studio.pipelines.encoding import TextCondition, add_time_ids
 from studio.pipelines.errors import Cancelled
@@ -79,7 +80,7 @@ def predict(
     for _, group in groupby(branches, key=lambda branch: id(branch.routes) if branch.routes else None):
         together = list(group)
         routes = together[0].routes
-        with patched(base.components(), routes) if routes else nullcontext():
+        with patched(base.components(), routes) if routes else nullcontext(), block_texts(base.unet, _block_texts(together)):
             output = unet_forward(
                 base,
                 torch.cat([model_input] * len(together)),
@@ -90,6 +91,15 @@ def predict(
             )
         predictions.extend(output.float().chunk(len(together)))
     return predictions
+
+
+def _block_texts(branches: Sequence[Branch]) -> dict[str, Tensor]:
+    """Attention stack -> its text for all rows of `branches`; branches that give it none keep their own."""
+    stacks = dict.fromkeys(stack for branch in branches for stack in branch.block_conditions)
+    return {
+        stack: torch.cat([branch.block_conditions.get(stack, branch.condition).prompt_embeds for branch in branches])
+        for stack in stacks
+    }
 
 
 def unet_forward(

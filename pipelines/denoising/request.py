@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -54,10 +54,13 @@ class Branch:
         condition: text features, one row per picture.
         routes: adapters that act in this pass alone, on top of what is open around the loop; branches that share one
             `routes` object run as one batch.
+        block_conditions: attention stack -> what it reads instead of `condition`, one row per picture. Only features per
+            token are taken from it: a pooled vector (SDXL) belongs to the whole model.
     """
 
     condition: TextCondition
     routes: Sequence[Route] = ()
+    block_conditions: Mapping[str, TextCondition] = field(default_factory=dict)
 
 
 class Strategy(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,14 @@ class AdapterUse:
         name: the file's name without its ending. strength: the user's slider.
         sha256: of the file, 64 hex digits. short_hash: twelve hex digits of the SHA-256 of its tensors without the
             header, by which other tools know a LoRA.
+        role: the half that took part, "content" or "style"; None for the whole adapter.
     """
 
     name: str
     strength: float
     sha256: str
     short_hash: str
+    role: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class PictureRecord:
     Attributes:
         base: name of the base model, without folders. base_hash: SHA-256 of its weights.
         width, height: in pixels. dtype: of the weights, as "float32".
+        block_prompts: attention stack -> what it was told in place of `prompt`.
         version: of the studio.
     """
 
@@ -56,11 +59,13 @@ class PictureRecord:
     family: str
     dtype: str
     adapters: tuple[AdapterUse, ...] = ()
+    block_prompts: Mapping[str, str] = field(default_factory=dict)
     version: str = __version__
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a JSON file."""
-        return asdict(self) | {"adapters": [asdict(adapter) for adapter in self.adapters]}
+        """Plain values, for a JSON file. What most pictures do not have is left out where there is none."""
+        values = asdict(self) | {"adapters": [_without_none(asdict(adapter)) for adapter in self.adapters]}
+        return values if self.block_prompts else {key: value for key, value in values.items() if key != "block_prompts"}
 
     @classmethod
     def from_json(cls, values: Any) -> PictureRecord:
@@ -94,6 +99,7 @@ class PictureRecord:
             family=base.family.name,
             dtype=str(base.dtype).removeprefix("torch."),
             adapters=tuple(adapters),
+            block_prompts={stack: prompts[index] for stack, prompts in request.block_prompts.items()},
         )
 
 
@@ -113,6 +119,10 @@ def base_name(source: str) -> str:
         path = Path(source)
         return path.stem if path.suffix == ".safetensors" else path.resolve().name
     return source
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:

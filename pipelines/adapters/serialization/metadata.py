@@ -14,6 +14,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from studio.pipelines.adapters.adapter import Adapter, AdapterInfo
+from studio.pipelines.adapters.serialization.role_blocks import read_role_blocks, role_entries
 from studio.pipelines.families import FAMILIES, ModelFamily
 
 Redaction = Literal["none", "private", "minimal"]
@@ -33,7 +34,7 @@ _DERIVED_TRAINING = (
     *("base_model_version", "v2", "network_module", "network_args", "network_dim", "network_alpha"),
     *("sd_model_name", "new_sd_model_hash"),
 )
-_SEPARATE = ("training", "thumbnail")  # kept under keys of their own, where other tools look
+_SEPARATE = ("training", "thumbnail", "role_blocks")  # kept under keys of their own, where other tools look
 
 
 def build_metadata(
@@ -56,6 +57,7 @@ def build_metadata(
         STUDIO_KEY: json.dumps(
             {name: value for name, value in _plain(info).items() if name not in _SEPARATE}, ensure_ascii=False
         ),
+        **role_entries(info.role_blocks),
     }
 
 
@@ -66,7 +68,7 @@ def read_info(metadata: Mapping[str, str], *, default_name: str) -> AdapterInfo:
     own = _own_info(metadata)
     if own is not None:
         as_given = {key: value for key, value in training.items() if key not in _DERIVED_TRAINING}
-        return replace(own, training=as_given, thumbnail=thumbnail)
+        return replace(own, training=as_given, thumbnail=thumbnail, role_blocks=read_role_blocks(metadata))
     spec = {key.removeprefix("modelspec."): value for key, value in metadata.items() if key.startswith("modelspec.")}
     return AdapterInfo(
         name=_first(spec.get("title"), training.get("output_name"), default_name),
@@ -83,6 +85,7 @@ def read_info(metadata: Mapping[str, str], *, default_name: str) -> AdapterInfo:
         tags=tuple(tag.strip() for tag in spec.get("tags", "").split(",") if tag.strip()),
         training=training,
         thumbnail=thumbnail,
+        role_blocks=read_role_blocks(metadata),
     )
 
 
