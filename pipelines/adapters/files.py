@@ -64,7 +64,8 @@ def save_adapter(
     """Write `adapter` to the file at `path`, in one step.
 
     Args:
-        dialect: "peft" (diffusers and PEFT read it) or "kohya" (A1111, Forge, ComfyUI, InvokeAI, diffusers).
+        dialect: "peft" (diffusers and PEFT read it), "kohya" (A1111, Forge, ComfyUI, InvokeAI, diffusers) or "lycoris"
+            (A1111, ComfyUI), which has kohya's names and can also hold what is no LoRA.
         dtype: of the tensors; kohya's alphas are always exact, in float32.
         redact: what metadata to leave out: "none", "private" (paths and captions) or "minimal" (all that loading can do
             without).
@@ -87,7 +88,7 @@ def save_adapter(
     metadata = build_metadata(
         adapter,
         family,
-        ldm_names=dialect == "kohya" and bool(family.kohya_names),
+        ldm_names=dialect in ("kohya", "lycoris") and bool(family.kohya_names),
         tensors_hash=_tensors_hash(tensors),
         redact=redact,
     )
@@ -114,9 +115,9 @@ def guess_family(patches: Mapping[ParameterPath, Patch]) -> str | None:
         return "sdxl"
     for path, patch in patches.items():
         if path.component == "unet" and path.module.endswith(("attn2.to_k", "attn2.to_v")):
-            down = patch.parameters().get("down")
+            in_features = getattr(patch, "in_features", None)
             for family in FAMILIES:
-                if down is not None and down.shape[1] == family.cross_attention_dim:
+                if in_features == family.cross_attention_dim:
                     return family.name
     return None
 
@@ -129,6 +130,7 @@ _NO_ADAPTERS = (
     ("diffusion_model.", "it was made for a model that the studio does not run, such as FLUX or Wan"),
     ("emb_params", "it is a textual-inversion embedding"),
     ("clip_l", "it is a textual-inversion embedding"),
+    ("lycoris_", "it was made for a model that the studio does not run"),
     ("lora_te3", "it was made for SD3 or FLUX, and the studio runs SD1.5, SD2 and SDXL"),
     ("control_model", "it is a ControlNet"),
 )

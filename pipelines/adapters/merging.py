@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from studio.pipelines.adapters.adapter import Adapter
-from studio.pipelines.adapters.patching import bind, module_at
+from studio.pipelines.adapters.patching import change_of, module_at
 from studio.pipelines.adapters.paths import ParameterPath
 
 
@@ -26,7 +26,7 @@ def merged_parameters(
         for path, patch in adapter.patches.items():
             module = module_at(components[path.component], path, adapter.info.name)
             original = module.get_parameter(path.parameter)
-            delta = bind(patch, module, path, adapter.info.name).delta().to(original.device)
+            delta = change_of(patch, module, path, adapter.info.name).to(original.device)
             merged[path] = (original + strength * delta).to(original.dtype)
     return merged
 

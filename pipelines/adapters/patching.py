@@ -61,15 +61,16 @@ def _resolve(
     added: dict[nn.Module, list[_Entry]],
     restore: ExitStack,
 ) -> None:
-    """Bind one patch of one route: to its layer's forward, or, if it has no per-position form, to the parameter."""
+    """Bind one patch of one route: to its layer's forward, or, where there is no per-position form, to the parameter."""
     component = components.get(path.component)
     if component is None:
         router.leave_out(route, path, f"there is no {path.component} here")
         return
     module = module_at(component, path, route.adapter.info.name)
-    if not patch.routable:
+    if not patch.routable or not _acts_per_position(module, path):
         if route.is_partial:
-            router.leave_out(route, path, f"a {patch.kind} patch acts on whole batches only")
+            what = f"a {type(module).__name__}'s {path.parameter}"
+            router.leave_out(route, path, f"a change of {what} acts on whole batches only")
             return
         restore.callback(module._parameters.__setitem__, path.parameter, module._parameters[path.parameter])
         module._parameters[path.parameter] = _changed_parameter(module, path, patch, route)
@@ -92,11 +93,29 @@ def module_at(component: nn.Module, path: ParameterPath, adapter_name: str) -> n
 
 
 def bind(patch: Patch, module: nn.Module, path: ParameterPath, adapter_name: str) -> BoundPatch:
-    """Bind a routable patch to its layer, with an error that says which adapter and layer do not fit."""
+    """Bind a patch to the parameter it changes, with an error that says which adapter and layer do not fit."""
+    parameter = _parameter(module, path)
     try:
-        return patch.bind(_parameter(module, path), layer_spec(module))
+        return patch.bind(parameter, layer_spec(module) if _acts_per_position(module, path) else _plain_spec(parameter))
     except AdapterMismatchError as error:
         raise AdapterMismatchError(f"The adapter {adapter_name!r} does not fit {path}. {error}") from error
+
+
+def change_of(patch: Patch, module: nn.Module, path: ParameterPath, adapter_name: str) -> Tensor:
+    """The dense Δ of the parameter that `path` names, in its shape; errors as in `bind`."""
+    delta = bind(patch, module, path, adapter_name).delta()
+    shape = _parameter(module, path).shape
+    if delta.shape != shape:
+        raise AdapterMismatchError(
+            f"The adapter {adapter_name!r} does not fit {path}. A {patch.kind} patch that changes a tensor of shape "
+            f"{list(delta.shape)} cannot change a {type(module).__name__}'s {path.parameter} of shape {list(shape)}."
+        )
+    return delta
+
+
+def _acts_per_position(module: nn.Module, path: ParameterPath) -> bool:
+    """Whether what changes is the weight of a layer that computes every position alike; not a bias, a norm, an embedding."""
+    return path.parameter == "weight" and isinstance(module, nn.Linear | nn.Conv2d)
 
 
 def _parameter(module: nn.Module, path: ParameterPath) -> Tensor:
@@ -108,7 +127,7 @@ def _parameter(module: nn.Module, path: ParameterPath) -> Tensor:
 def _changed_parameter(module: nn.Module, path: ParameterPath, patch: Patch, route: Route) -> Any:
     """parameter + strength · Δ, computed once when the block opens."""
     original = _parameter(module, path)
-    delta = patch.bind(original, _plain_spec(original)).delta()
+    delta = change_of(patch, module, path, route.adapter.info.name)
     return original + (route.strength * delta).to(device=original.device, dtype=original.dtype)
 
 

@@ -49,6 +49,23 @@ FIXTURES: dict[str, list[dict[str, tuple[int, ...]]]] = {
             "lora_unet_output_blocks_5_0_in_layers_2.dora_scale": (6, 1, 1, 1),
         },
     ],
+    "lycoris": [
+        {
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.diff": (6, 4),
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.diff": (6, 4),
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.diff_b": (6,),
+            "lora_unet_conv_norm_out.w_norm": (6,),
+            "lora_unet_conv_norm_out.b_norm": (6,),
+            "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": (2, 4),
+            "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight": (6, 2),
+            "lora_te_text_model_encoder_layers_0_self_attn_q_proj.alpha": (),
+        },
+        {
+            "lycoris_mid_block_resnets_0_conv1.lora_down.weight": (2, 4, 3, 3),
+            "lycoris_mid_block_resnets_0_conv1.lora_up.weight": (6, 2, 1, 1),
+        },
+        {"lora_unet_input_blocks_4_1_proj_in.diff": (6, 4)},
+    ],
     "diffusers-legacy": [
         {
             "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.down.weight": (2, 4),
@@ -106,7 +123,7 @@ def test_every_tensor_of_a_file_is_read(owner, index, tmp_path):
     save_file(tensors, path)
     adapter = load_adapter(path)
     read = [tensor.flatten() for tensor in adapter.named_tensors().values()]
-    alphas = [torch.tensor([patch.alpha]) for patch in adapter.patches.values()]
+    alphas = [torch.tensor([alpha]) for alpha in adapter.alphas()]
     for key, tensor in tensors.items():
         assert any(torch.equal(tensor.flatten(), other) for other in (alphas if key.endswith("alpha") else read))
     assert len(read) == sum(not key.endswith("alpha") for key in tensors)
@@ -127,8 +144,11 @@ def test_a_key_of_another_dialect_in_a_file_is_never_lost(owner, tmp_path):
                 load_adapter(path)
 
 
-# diffusers itself wrote files with old and PEFT keys side by side.
-ALLOWED_MIXTURES = {("diffusers-legacy", "peft"), ("peft", "diffusers-legacy")}
+# diffusers itself wrote files with old and PEFT keys side by side; LyCORIS' files are kohya's with further kinds of layers.
+ALLOWED_MIXTURES = {
+    *(("diffusers-legacy", "peft"), ("peft", "diffusers-legacy")),
+    *(("lycoris", "kohya"), ("kohya", "lycoris")),
+}
 
 
 def float16(adapter: Adapter) -> Adapter:
@@ -151,7 +171,7 @@ def test_saved_and_loaded_is_the_same_adapter_and_saved_again_the_same_file(dial
     read = load_adapter(first)
     assert read.content_hash() == float16(adapter).content_hash()
     assert (read.info.name, read.info.family, read.kinds()) == (adapter.info.name, family, adapter.kinds())
-    assert len(load_file(first)) == len(read.named_tensors()) + len(read.patches) * (dialect == "kohya")
+    assert len(load_file(first)) == len(read.named_tensors()) + len(read.patches) * (dialect in ("kohya", "lycoris"))
     save_adapter(read, second, dialect)
     assert first.read_bytes() == second.read_bytes()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from studio.pipelines.adapters import Adapter, AdapterInfo, DoRAPatch, LoRAPatch, ParameterPath, Patch, Route, patched
+from studio.pipelines.adapters import Adapter, AdapterInfo, DoRAPatch, FullPatch, LoRAPatch, ParameterPath, Patch, Route, patched
 from studio.pipelines.adapters.layers import layer_spec
 from studio.pipelines.adapters.patches import PATCH_TYPES
 
@@ -20,7 +20,11 @@ def dora(weight: torch.Tensor) -> DoRAPatch:
     return DoRAPatch(lora(weight), 0.5 + torch.rand(weight.shape[0]))
 
 
-EXAMPLES: dict[type, Callable[[torch.Tensor], Patch]] = {LoRAPatch: lora, DoRAPatch: dora}
+def full(weight: torch.Tensor) -> FullPatch:
+    return FullPatch(torch.randn_like(weight))
+
+
+EXAMPLES: dict[type, Callable[[torch.Tensor], Patch]] = {LoRAPatch: lora, DoRAPatch: dora, FullPatch: full}
 LAYERS = {"linear": (lambda: nn.Linear(6, 5), (2, 7, 6)), "conv2d": (lambda: nn.Conv2d(6, 5, 3, 2, 1), (2, 6, 8, 8))}
 CASES = [(patch_type, layer) for patch_type in PATCH_TYPES for layer in LAYERS]
 

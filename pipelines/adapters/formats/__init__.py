@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from studio.pipelines.adapters.formats.diffusers_legacy import DIFFUSERS_LEGACY
 from studio.pipelines.adapters.formats.kohya import KOHYA
+from studio.pipelines.adapters.formats.lycoris import LYCORIS
 from studio.pipelines.adapters.formats.peft import PEFT
 from studio.pipelines.adapters.serialization.dialect import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (PEFT, KOHYA, DIFFUSERS_LEGACY)
+DIALECTS: tuple[Dialect, ...] = (PEFT, KOHYA, LYCORIS, DIFFUSERS_LEGACY)
 
-__all__ = ["DIALECTS", "DIFFUSERS_LEGACY", "KOHYA", "PEFT"]
+__all__ = ["DIALECTS", "DIFFUSERS_LEGACY", "KOHYA", "LYCORIS", "PEFT"]

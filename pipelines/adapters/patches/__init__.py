@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from studio.pipelines.adapters.patches.base import BoundPatch, Patch
 from studio.pipelines.adapters.patches.dora import DoRAPatch
+from studio.pipelines.adapters.patches.full import FullPatch
 from studio.pipelines.adapters.patches.lora import LoRAPatch
 
-PATCH_TYPES: tuple[type, ...] = (LoRAPatch, DoRAPatch)
+PATCH_TYPES: tuple[type, ...] = (LoRAPatch, DoRAPatch, FullPatch)
 
-__all__ = ["PATCH_TYPES", "BoundPatch", "DoRAPatch", "LoRAPatch", "Patch"]
+__all__ = ["PATCH_TYPES", "BoundPatch", "DoRAPatch", "FullPatch", "LoRAPatch", "Patch"]

@@ -35,8 +35,9 @@ class Patch(Protocol):
 
     Attributes:
         kind: its name in tables and files, as "lora".
-        routable: whether it has a per-position form, `forward_delta`; one without (a bias, a norm, an embedding) acts on
-            whole batches only and cannot be confined to rows or to a region.
+        routable: whether it has a per-position form, `forward_delta`, on the weights of linear layers and convolutions.
+            One without, and every patch of a bias, a norm or an embedding, acts on whole batches only and cannot be
+            confined to rows or to a region.
         needs_base_out: whether `forward_delta` reads `base_out`.
     """
 

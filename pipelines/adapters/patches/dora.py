@@ -53,6 +53,11 @@ class DoRAPatch:
         return self.lora.rank
 
     @property
+    def in_features(self) -> int:
+        """Channels in of the layer it is for."""
+        return self.lora.in_features
+
+    @property
     def alpha(self) -> float:
         """Alpha of the LoRA inside."""
         return self.lora.alpha

@@ -50,6 +50,11 @@ class LoRAPatch:
         return self.down.shape[0]
 
     @property
+    def in_features(self) -> int:
+        """Channels in of the layer it is for."""
+        return self.down.shape[1]
+
+    @property
     def scale(self) -> float:
         """What up · down is multiplied by at strength 1."""
         return self.alpha / (self.rank**0.5 if self.use_rslora else self.rank)

@@ -59,6 +59,7 @@ class LayerCodec:
         patch_type: the class.
         required, optional: which parts a layer of this kind has.
         decode: parts and scale -> patch. encode: patch -> parts.
+        parameter: which parameter of the layer it changes.
     """
 
     patch_type: type
@@ -66,6 +67,11 @@ class LayerCodec:
     optional: frozenset[str]
     decode: Callable[[Parts, Scale], Patch]
     encode: Callable[[Any], dict[str, Tensor]]
+    parameter: str = "weight"
+
+    def holds(self, path: ParameterPath, parts: frozenset[str]) -> bool:
+        """Whether these parts at this place are such a layer's."""
+        return path.parameter == self.parameter and self.required <= parts <= self.required | self.optional
 
 
 def group_by_layer(
@@ -105,7 +111,7 @@ def decode_layers(
     patches: dict[ParameterPath, Patch] = {}
     for path, parts in groups.items():
         names = frozenset(parts)
-        codec = next((codec for codec in codecs if codec.required <= names <= codec.required | codec.optional), None)
+        codec = next((codec for codec in codecs if codec.holds(path, names)), None)
         if codec is None:
             raise AdapterFileError(f"{_kind_of(names)}: at {path} it has {_few(sorted(names))}.")
         try:
@@ -123,8 +129,8 @@ def encode_layers(adapter: Adapter, codecs: Sequence[LayerCodec], key_of: Callab
     """
     tensors: dict[str, Tensor] = {}
     for path, patch in adapter.patches.items():
-        codec = next((codec for codec in codecs if type(patch) is codec.patch_type), None)
-        if codec is None or path.parameter != "weight":
+        codec = next((each for each in codecs if type(patch) is each.patch_type and path.parameter == each.parameter), None)
+        if codec is None:
             raise AdapterFileError(f"This file format has no way to write the {patch.kind} patch of {path}; export another one.")
         for part, tensor in codec.encode(patch).items():
             tensors[f"{key_of(path)}.{part}"] = tensor
@@ -137,7 +143,6 @@ _TELLTALES = (
     ("oft_", "it holds OFT layers, which cannot be read"),
     ("boft_", "it holds BOFT layers, which cannot be read"),
     ("lora_mid", "it holds Tucker-decomposed LoRA layers, which cannot be read"),
-    ("diff", "it holds full-difference layers, which cannot be read yet"),
 )
 
 

@@ -118,14 +118,13 @@ def _usage_hint(info: AdapterInfo) -> str | None:
 
 
 def _sd_scripts(info: AdapterInfo, adapter: Adapter, family: ModelFamily, tensors_hash: str) -> dict[str, str]:
-    is_dora = "dora" in adapter.kinds()
     rank, alpha = _rank_and_alpha(adapter)
     entries = {
         **info.training,
         "base_model_version": family.ss_base_model_version,
         "v2": str(family.name == "sd2"),
-        "network_module": "lycoris.kohya" if is_dora else "networks.lora",
-        "network_args": json.dumps({"algo": "lora", "dora_wd": "True"}) if is_dora else None,
+        "network_module": "networks.lora" if set(adapter.kinds()) == {"lora"} else "lycoris.kohya",
+        "network_args": _network_args(adapter),
         "network_dim": rank,
         "network_alpha": alpha,
         "sd_model_name": info.base_name,
@@ -133,6 +132,12 @@ def _sd_scripts(info: AdapterInfo, adapter: Adapter, family: ModelFamily, tensor
     }
     known = {f"ss_{key}": value for key, value in entries.items() if value is not None}
     return {**known, "sshs_model_hash": tensors_hash}
+
+
+def _network_args(adapter: Adapter) -> str | None:
+    """LyCORIS' arguments for the most frequent kind of patch that is no LoRA, as its own training would have had them."""
+    known = {"dora": {"algo": "lora", "dora_wd": "True"}, "full": {"algo": "full"}}
+    return next((json.dumps(known[kind]) for kind in adapter.kinds() if kind in known), None)
 
 
 def _rank_and_alpha(adapter: Adapter) -> tuple[str | None, str | None]:

@@ -109,7 +109,7 @@ TENSORS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "Tucker": (changed(lora_mid__weight=torch.ones(2, 2)), "Tucker"),
     "LoKr": ({f"{LAYER}.lokr_w1": torch.ones(2, 2), f"{LAYER}.lokr_w2": torch.ones(2, 2)}, "LoKr"),
     "LoHa": ({f"{LAYER}.hada_w1_a": torch.ones(2, 2)}, "LoHa"),
-    "full difference": ({f"{LAYER}.diff": torch.ones(2, 2)}, "full-difference"),
+    "full difference beside a LoRA": (changed(diff=torch.ones(6, 4)), "surplus ones"),
     "magnitudes": (changed(dora_scale=torch.ones(5, 1)), "one magnitude per output channel"),
     "input magnitudes": (changed(dora_scale=torch.ones(1, 4)), "scales input channels"),
     "unknown module": (
@@ -217,7 +217,7 @@ def expect_refusal(action: Callable[[], None], words: str) -> None:
 
 def test_what_cannot_be_written_is_refused_and_leaves_no_file(adapter, tmp_path):
     path = tmp_path / "adapter.safetensors"
-    expect_refusal(lambda: save_adapter(adapter, path, "lycoris"), "no file format 'lycoris'.*peft, kohya")
+    expect_refusal(lambda: save_adapter(adapter, path, "onnx"), "no file format 'onnx'.*peft, kohya")
     expect_refusal(lambda: save_adapter(adapter, path, "diffusers-legacy"), "no file format")
     tensor = next(iter(adapter.named_tensors().values()))
     original = tensor.clone()
