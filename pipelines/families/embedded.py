@@ -18,6 +18,25 @@ from studio.pipelines.families.targets import (
     any_of,
 )
 
+B_LORA_TARGETS = any_of(ATTENTION, FEED_FORWARD, PROJECTIONS)
+B_LORA = TrainDefaults(
+    resolution=96,
+    rank=32,
+    alpha=32.0,
+    learning_rate=1e-3,
+    batch_size=2,
+    min_steps=300,
+    max_steps=300,
+    snr_gamma=None,
+    prior="none",
+    caption_dropout=0.0,
+    timesteps="logit-normal",
+    timestep_mean=0.2,
+    timestep_uniform_share=0.15,
+    targets=B_LORA_TARGETS,
+)
+"""B-LoRA here trains all of the two stacks: on a UNet this small, attention alone holds little."""
+
 EMBEDDED = ModelFamily(
     name="embedded",
     title="the embedded toy-world model",
@@ -46,6 +65,10 @@ EMBEDDED = ModelFamily(
     attention_targets=ATTENTION,
     adapter_targets=any_of(ATTENTION, FEED_FORWARD, PROJECTIONS, RESNET_CONVOLUTIONS),
     text_encoder_targets=any_of(TEXT_ATTENTION, TEXT_FEED_FORWARD),
+    # Where there is no probe of the weights themselves; `block_probe.json` beside the shipped ones is stronger.
+    content_block="mid_block.attentions.0",
+    style_block="up_blocks.2.attentions.0",
+    method_train={"b-lora": B_LORA},
     train=TrainDefaults(
         resolution=96,
         rank=16,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Prior = Literal["none", "class-images", "base-output"]
@@ -49,6 +50,7 @@ class TrainDefaults:
         bare_caption_share: share of captions that are only "a <token> <class>".
         timesteps: how a training step's noise level is drawn: all alike, or mostly in the middle as
             sigmoid(N(timestep_mean, 1)) × 1000, with `timestep_uniform_share` of them uniform all the same.
+        targets: regular expression of what trains in the denoiser; None for the family's `adapter_targets`.
     """
 
     resolution: int
@@ -71,6 +73,7 @@ class TrainDefaults:
     timesteps: Literal["uniform", "logit-normal"] = "uniform"
     timestep_mean: float = 0.0
     timestep_uniform_share: float = 0.0
+    targets: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +95,11 @@ class ModelFamily:
         attention_targets: regular expression, for full matches of module paths in the UNet, of the attention projections.
         adapter_targets: the same for what a LoRA trains by default.
         text_encoder_targets: the same on canonical module paths of a text encoder (`text_model.encoder.layers.…`).
-        content_block, style_block: the two SDXL blocks that B-LoRA trains (Frenkel et al. 2024), as path prefixes.
+        content_block, style_block: the two blocks that B-LoRA trains (Frenkel et al. 2024), as path prefixes; None where no
+            split is known. What `studio probe-blocks` found for a base model is stronger than these.
         kohya_names: (path prefix in diffusers, path prefix in the original LDM code) where kohya files use the latter.
         train: what training starts from.
+        method_train: the same for training methods that start from something else, by the method's name.
     """
 
     name: str
@@ -119,3 +124,8 @@ class ModelFamily:
     style_block: str | None = None
     kohya_names: tuple[tuple[str, str], ...] = ()
     train: TrainDefaults
+    method_train: Mapping[str, TrainDefaults] = field(default_factory=dict, hash=False)
+
+    def train_defaults(self, method: str) -> TrainDefaults:
+        """What training with the method called `method` starts from."""
+        return self.method_train.get(method, self.train)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.pipelines.errors import ConfigError
-from studio.pipelines.families import ModelFamily
+from studio.pipelines.families import ModelFamily, TrainDefaults
 from studio.training.config.schema import AdapterConfig, DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from studio.training.config.words import slug, with_article
 
@@ -19,29 +19,30 @@ def resolve_defaults(config: TrainConfig, family: ModelFamily, num_images: int) 
     """Fill every None of `config` that has a meaning.
 
     Args:
-        family: whose `train` record holds the defaults.
+        family: whose record for the method holds the defaults.
         num_images: photos trained on, the held-out one not counted.
 
     Raises:
         ConfigError: the settings contradict each other: a warm-up as long as the run, sides that are no multiples.
     """
-    steps = _steps(config, family, num_images)
+    train = family.train_defaults(config.adapter.method)
+    steps = _steps(config, train, num_images)
     return config.model_copy(
         update={
             "concept": config.concept.model_copy(
                 update={
                     "images": config.concept.images.expanduser().absolute(),
-                    "bare_caption_share": _first(config.concept.bare_caption_share, family.train.bare_caption_share),
-                    "caption_dropout": _first(config.concept.caption_dropout, family.train.caption_dropout),
+                    "bare_caption_share": _first(config.concept.bare_caption_share, train.bare_caption_share),
+                    "caption_dropout": _first(config.concept.caption_dropout, train.caption_dropout),
                 }
             ),
-            "adapter": _adapter(config.adapter, family),
-            "optimizer": _optimizer(config.optimizer, family),
+            "adapter": _adapter(config.adapter, family, train),
+            "optimizer": _optimizer(config.optimizer, train),
             "schedule": config.schedule.model_copy(
                 update={"steps": steps, "warmup_steps": _warmup_steps(config.schedule.warmup_steps, steps)}
             ),
-            "loss": _loss(config, family),
-            "data": _data(config.data, family),
+            "loss": _loss(config, train),
+            "data": _data(config.data, family, train),
             "run": _run(config, family, steps),
         }
     )
@@ -64,11 +65,11 @@ def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _steps(config: TrainConfig, family: ModelFamily, num_images: int) -> int:
+def _steps(config: TrainConfig, train: TrainDefaults, num_images: int) -> int:
     if config.schedule.steps is not None:
         return config.schedule.steps
-    wanted = family.train.steps_per_image * num_images
-    return min(max(wanted, family.train.min_steps), family.train.max_steps)
+    wanted = train.steps_per_image * num_images
+    return min(max(wanted, train.min_steps), train.max_steps)
 
 
 def _warmup_steps(warmup_steps: int | None, steps: int) -> int:
@@ -82,34 +83,34 @@ def _warmup_steps(warmup_steps: int | None, steps: int) -> int:
     return warmup_steps
 
 
-def _adapter(config: AdapterConfig, family: ModelFamily) -> AdapterConfig:
-    rank = _first(config.rank, family.train.rank)
+def _adapter(config: AdapterConfig, family: ModelFamily, train: TrainDefaults) -> AdapterConfig:
+    rank = _first(config.rank, train.rank)
     return config.model_copy(
         update={
             "rank": rank,
-            "alpha": _first(config.alpha, rank * family.train.alpha / family.train.rank),
-            "targets": _first(config.targets, family.adapter_targets),
+            "alpha": _first(config.alpha, rank * train.alpha / train.rank),
+            "targets": _first(config.targets, _first(train.targets, family.adapter_targets)),
             "text_encoder_targets": _first(config.text_encoder_targets, family.text_encoder_targets),
-            "train_text_encoder": _first(config.train_text_encoder, family.train.train_text_encoder),
+            "train_text_encoder": _first(config.train_text_encoder, train.train_text_encoder),
         }
     )
 
 
-def _optimizer(config: OptimizerConfig, family: ModelFamily) -> OptimizerConfig:
+def _optimizer(config: OptimizerConfig, train: TrainDefaults) -> OptimizerConfig:
     prodigy = config.name == "prodigy"  # it finds the rate itself and takes a factor
-    rate = 1.0 if prodigy else family.train.learning_rate
-    text_rate = 1.0 if prodigy else family.train.text_encoder_learning_rate
+    rate = 1.0 if prodigy else train.learning_rate
+    text_rate = 1.0 if prodigy else train.text_encoder_learning_rate
     return config.model_copy(
         update={
             "learning_rate": _first(config.learning_rate, rate),
             "text_encoder_learning_rate": _first(config.text_encoder_learning_rate, text_rate),
-            "weight_decay": _first(config.weight_decay, family.train.weight_decay),
+            "weight_decay": _first(config.weight_decay, train.weight_decay),
         }
     )
 
 
-def _loss(config: TrainConfig, family: ModelFamily) -> Any:
-    loss, train = config.loss, family.train
+def _loss(config: TrainConfig, train: TrainDefaults) -> Any:
+    loss = config.loss
     noun = config.concept.class_noun
     prompts = (f"a photo of {with_article(noun)}", f"a picture of {with_article(noun)}", with_article(noun))
     return loss.model_copy(
@@ -127,9 +128,9 @@ def _loss(config: TrainConfig, family: ModelFamily) -> Any:
     )
 
 
-def _data(config: DataConfig, family: ModelFamily) -> DataConfig:
+def _data(config: DataConfig, family: ModelFamily, train: TrainDefaults) -> DataConfig:
     multiple = family.size_multiple
-    resolution = _first(config.resolution, family.train.resolution)
+    resolution = _first(config.resolution, train.resolution)
     # An eighth of the side, at most 64: finer steps would leave every photo alone in a bucket of its own.
     step = _first(config.bucket_step, math.ceil(min(64, resolution / 8) / multiple) * multiple)
     for key, value in (("resolution", resolution), ("bucket_step", step)):
@@ -142,7 +143,7 @@ def _data(config: DataConfig, family: ModelFamily) -> DataConfig:
     return config.model_copy(
         update={
             "resolution": resolution,
-            "batch_size": _first(config.batch_size, family.train.batch_size),
+            "batch_size": _first(config.batch_size, train.batch_size),
             "bucket_step": step,
             "cache_dir": None if config.cache_dir is None else config.cache_dir.expanduser().absolute(),
         }
