@@ -36,6 +36,11 @@ class FullPatch:
         """Channels in of the layer it is for; None for a bias or a norm."""
         return self.difference.shape[1] if self.difference.ndim > 1 else None
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the parameter it is for."""
+        return tuple(self.difference.shape)
+
     def parameters(self) -> dict[str, Tensor]:
         """`difference`."""
         return {"difference": self.difference}

@@ -55,6 +55,11 @@ class LoRAPatch:
         return self.down.shape[1]
 
     @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the weight it is for: `[out, in]` or `[out, in, kh, kw]`."""
+        return (self.up.shape[0], *self.down.shape[1:])
+
+    @property
     def scale(self) -> float:
         """What up · down is multiplied by at strength 1."""
         return self.alpha / (self.rank**0.5 if self.use_rslora else self.rank)
