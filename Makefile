@@ -13,7 +13,7 @@ OUTPUT ?= outputs/demo
 TEST_JOBS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1); echo $$((cores > 4 ? 4 : cores)))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install install-dev demo test test-quick check bench ui base-model clean
+.PHONY: help install install-dev demo test test-quick check bench ui base-model referees clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,10 @@ ui: ## open the page
 
 base-model: install ## rebuild the embedded base model from its recipe (hours)
 	$(BIN)/studio base-model $(ARGS)
+
+referees: install ## rebuild guide and judge on the base's autoencoder (half an hour)
+	$(BIN)/python -m studio.training.referees --which guide
+	$(BIN)/python -m studio.training.referees --which judge
 
 clean: ## remove what builds and tests left behind (not .venv, not outputs)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
