@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from studio.cli.eval_concept import concept_command
+from studio.cli.eval_trainers import trainers_command
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Measure the base model or a training method, and print the table."
 )
 
 app.command("concept")(concept_command)
+app.command("trainers")(trainers_command)
 
 Output = Annotated[
     Path, typer.Option(help="Folder of tables, raw records and pictures; what is there already is not done again.")

@@ -71,19 +71,24 @@ def draw_arm(
     token: str,
     routes: Sequence[Route] = (),
     steps: int = 30,
+    num_seeds: int | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
-    """The 8 x NUM_SEEDS pictures of an arm, prompt by prompt: "base" (class word alone), "ours" (token, adapter), "truth"."""
+    """The pictures of an arm, prompt by prompt: "base" (class word alone), "ours" (token, adapter), "truth".
+
+    `num_seeds` of each prompt, `NUM_SEEDS` when it is not given.
+    """
+    cells = _cells(concept, num_seeds)
     if arm == "truth":
-        return through_autoencoder(base, [prompt.scene(concept.individual, seed) for prompt, seed in _cells(concept)])
-    words = tuple(prompt.filled(concept.class_name, token if arm == "ours" else None) for prompt, _ in _cells(concept))
-    seeds = tuple(seed for _, seed in _cells(concept))
+        return through_autoencoder(base, [prompt.scene(concept.individual, seed) for prompt, seed in cells])
+    words = tuple(prompt.filled(concept.class_name, token if arm == "ours" else None) for prompt, _ in cells)
+    seeds = tuple(seed for _, seed in cells)
     request = GenerationRequest(prompts=words, seeds=seeds, steps=steps)
     return generate(base, request, routes if arm == "ours" else (), batch_size=16, on_step=on_step)
 
 
-def _cells(concept: Concept) -> list[tuple[ConceptPrompt, int]]:
-    return [(prompt, seed) for prompt in concept.prompts for seed in range(NUM_SEEDS)]
+def _cells(concept: Concept, num_seeds: int | None) -> list[tuple[ConceptPrompt, int]]:
+    return [(prompt, seed) for prompt in concept.prompts for seed in range(NUM_SEEDS if num_seeds is None else num_seeds)]
 
 
 def peer_embeddings(base: BaseModel, concept: Concept, judge: EmbeddedScorer) -> torch.Tensor:
@@ -102,14 +107,20 @@ def _mean_embedding(judge: EmbeddedScorer, photos: Sequence[Image.Image], class_
 
 
 def judge_arm(
-    concept: Concept, arm: str, pictures: Sequence[Image.Image], peers: torch.Tensor, judge: EmbeddedScorer
+    concept: Concept,
+    arm: str,
+    pictures: Sequence[Image.Image],
+    peers: torch.Tensor,
+    judge: EmbeddedScorer,
+    num_seeds: int | None = None,
 ) -> list[Record]:
     """One record per picture: identity, whether the right individual is nearest, prompt fidelity with its checklist."""
+    cells = _cells(concept, num_seeds)
     things = judge.embed_things(pictures, concept.class_name)
-    words = [prompt.filled(concept.class_name, None) for prompt, _ in _cells(concept)]
+    words = [prompt.filled(concept.class_name, None) for prompt, _ in cells]
     fidelity = judge.prompt_scores(pictures, words)
     records: list[Record] = []
-    for i, (prompt, seed) in enumerate(_cells(concept)):
+    for i, (prompt, seed) in enumerate(cells):
         cosines = peers @ things[i][0]
         records.append(
             {

@@ -31,12 +31,16 @@ class Table:
 
     def text(self) -> str:
         """The table in aligned plain text, title above and notes below."""
-        grid = [self.columns, *(tuple(_print(cell) for cell in row) for row in self.rows)]
+        grid = [self.columns, *self.printed_rows()]
         widths = [max(len(line[column]) for line in grid) for column in range(len(self.columns))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in grid]
         rule = "  ".join("-" * width for width in widths)
         body = "\n".join(line.rstrip() for line in [lines[0], rule, *lines[1:]])
         return "\n".join([self.title, body, *self.notes]) + "\n"
+
+    def printed_rows(self) -> list[tuple[str, ...]]:
+        """The rows as a person reads them."""
+        return [tuple(_print(cell) for cell in row) for row in self.rows]
 
     def csv(self) -> str:
         """Comma-separated text; a column that holds intervals becomes `name`, `name_low`, `name_high`, `name_num`."""
