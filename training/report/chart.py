@@ -13,7 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 16, 16, 40
 COLOURS = ("#4f6df5", "#e8743b", "#19a979", "#945ecf")
 
 STYLE = """
-.chart text{font:12px system-ui,sans-serif;fill:var(--muted,#667085)}
+.chart text{font:15px system-ui,sans-serif;fill:var(--muted,#667085)}
 .chart .grid{stroke:var(--line,#d9dee8);stroke-width:1}
 .chart .series{fill:none;stroke-width:2.2;stroke-linejoin:round;stroke-linecap:round}
 .chart .faint{opacity:.28;stroke-width:1.2}

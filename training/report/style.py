@@ -25,7 +25,7 @@ font-size:13px;font-weight:600}
 .strip dd{margin:0;font-weight:600;font-variant-numeric:tabular-nums}
 .card{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:20px;min-width:0}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:20px}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:20px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:20px}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(112px,1fr));gap:10px}
 .pictures.large{grid-template-columns:repeat(auto-fill,minmax(140px,1fr))}
 figure{margin:0}figure img,.samples img{width:100%;display:block;border-radius:9px;background:var(--line);image-rendering:auto}
@@ -39,9 +39,10 @@ figure.held img{outline:2px dashed var(--accent);outline-offset:2px}
 vertical-align:middle}
 .chart{width:100%;height:auto;display:block}
 .scroll{overflow-x:auto;margin-top:12px}
-.samples{border-collapse:separate;border-spacing:8px;width:100%}
+.samples{border-collapse:separate;border-spacing:8px;width:100%;table-layout:fixed;min-width:640px}
+.samples thead th:first-child{width:92px}
 .samples th{font-size:12px;font-weight:500;color:var(--muted);text-align:left;vertical-align:bottom;line-height:1.35}
-.samples tbody th{width:92px;vertical-align:middle}.samples td{min-width:112px;max-width:190px}
+.samples tbody th{vertical-align:middle}
 .samples tr.chosen img{outline:3px solid var(--accent);outline-offset:1px}.samples b{display:block;color:var(--accent)}
 pre{background:var(--paper);border:1px solid var(--line);border-radius:9px;padding:14px;overflow-x:auto;font-size:13.5px;margin:0}
 code{font-size:13.5px}ul{margin:12px 0 0;padding-left:20px}
