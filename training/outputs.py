@@ -100,6 +100,8 @@ def save_final_adapters(
         adapter_info(concept, record.chosen_step),
         description=f"{concept.method.title} of {record.trigger}. {record.reason}",
         thumbnail=None if thumbnail is None else thumbnail_url(thumbnail),
+        roles=adapter.info.roles,
+        role_blocks=adapter.info.role_blocks,
     )
     finished = replace(adapter, info=info)
     save_adapter(finished, folder.adapter, "peft", redact=redact, family=concept.base.family)

@@ -62,6 +62,8 @@ def sample_plan(config: TrainConfig, base: BaseModel, seeds_per_prompt: int = 1)
 
 def without_token(template: str, class_noun: str) -> str:
     """A template with the class noun alone: what the prompt says in words that everyone knows."""
+    if "{class_noun}" not in template:
+        template = template.replace("{token}", "{class_noun}", 1)
     return " ".join(template.replace("{token}", "").replace("{class_noun}", class_noun).split())
 
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from studio.pipelines.base_model import BaseModel, encode_images, load_base
 from studio.pipelines.generation import GenerationRequest, generate
 from studio.training.config import TrainConfig
+from studio.training.config.words import trigger_of
 from studio.training.data.batches import BatchPlan
 from studio.training.data.buckets import Size
 from studio.training.data.dataset import ConceptDataset, Picture, load_concept
@@ -49,7 +50,8 @@ class Concept:
     @property
     def trigger(self) -> str:
         """The words that call the concept: "ohwx dog"."""
-        return f"{self.config.concept.token} {self.config.concept.class_noun}"
+        words = self.config.concept
+        return trigger_of(words.token, words.class_noun, words.bare_template)
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:

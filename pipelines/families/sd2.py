@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from studio.pipelines.families.b_lora import b_lora_defaults
 from studio.pipelines.families.family import ModelFamily, TextEncoderFacts, TrainDefaults
 from studio.pipelines.families.targets import ATTENTION, TEXT_ATTENTION
 
@@ -35,4 +36,5 @@ SD2 = ModelFamily(
     adapter_targets=ATTENTION,
     text_encoder_targets=TEXT_ATTENTION,
     train=TrainDefaults(resolution=768),
+    method_train={"b-lora": b_lora_defaults(768)},
 )

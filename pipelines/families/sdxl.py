@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
+from studio.pipelines.families.b_lora import b_lora_defaults
 from studio.pipelines.families.family import ModelFamily, TextEncoderFacts, TrainDefaults
 from studio.pipelines.families.ldm_names import ldm_block_names
 from studio.pipelines.families.targets import ATTENTION, TEXT_ATTENTION
-
-B_LORA = TrainDefaults(
-    resolution=1024,
-    rank=64,
-    alpha=64.0,
-    learning_rate=5e-5,
-    min_steps=1000,
-    max_steps=1000,
-    snr_gamma=None,
-    prior="none",
-    caption_dropout=0.0,
-    targets=ATTENTION,
-)
-"""B-LoRA as its authors train it: 160 attention projections of two blocks, 1000 steps of one picture."""
 
 SDXL = ModelFamily(
     name="sdxl",
@@ -60,5 +47,5 @@ SDXL = ModelFamily(
     style_block="up_blocks.0.attentions.1",
     kohya_names=ldm_block_names(num_levels=3, layers_per_block=2, attention_levels=(1, 2)),
     train=TrainDefaults(resolution=1024, steps_per_image=120, min_steps=500),
-    method_train={"b-lora": B_LORA},
+    method_train={"b-lora": b_lora_defaults(1024)},
 )

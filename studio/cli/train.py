@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from studio.cli.train_b_lora import b_lora
 from studio.cli.train_dreambooth_lora import dreambooth_lora
 
 train = typer.Typer(
@@ -24,3 +25,4 @@ def _methods() -> None:
 
 
 train.command("dreambooth-lora")(dreambooth_lora)
+train.command("b-lora")(b_lora)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from studio.pipelines.adapters import AdapterInfo, Route, load_adapter, patched, save_adapter
 from studio.pipelines.base_model import BaseModel, encode_text
+from studio.pipelines.errors import ConfigError
 from studio.training.config import TrainConfig, load_config, resolve_defaults
 from studio.training.method import AdapterMethod, Trainable
 from studio.training.methods import METHODS, method_named
@@ -36,7 +37,7 @@ def method(request: pytest.FixtureRequest) -> AdapterMethod[Any]:
 
 @pytest.fixture
 def settings(base: BaseModel, method: AdapterMethod[Any]) -> TrainConfig:
-    """A resolved configuration with the text encoders training too."""
+    """A resolved configuration with the text encoders training too, where the method trains them."""
     tables = {
         "concept.images": ".",
         "concept.class_noun": "dog",
@@ -46,7 +47,12 @@ def settings(base: BaseModel, method: AdapterMethod[Any]) -> TrainConfig:
         "optimizer.learning_rate": 0.05,
         "optimizer.text_encoder_learning_rate": 0.05,
     }
-    return resolve_defaults(load_config(None, tables), base.family, 4)
+    settings = resolve_defaults(load_config(None, tables), base.family, 4)
+    try:
+        method.configure(settings)
+    except ConfigError:
+        return resolve_defaults(load_config(None, tables | {"adapter.train_text_encoder": False}), base.family, 4)
+    return settings
 
 
 @pytest.fixture

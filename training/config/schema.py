@@ -9,37 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from studio.training.config.words import (
-    check_class_noun,
-    check_output_name,
-    check_prompt,
-    check_template,
-    check_token,
+from studio.training.config.b_lora import BLoRAConfig
+from studio.training.config.methods import check_sections, with_presets
+from studio.training.config.section import (
+    AboveZero,
+    Bool,
+    Count,
+    Float,
+    Int,
+    NotNegative,
+    Positive,
+    Prompt,
+    Section,
+    Share,
+    Template,
+    setting,
 )
-
-Int = Annotated[int, Strict()]
-Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Bool = Annotated[bool, Strict()]
-Positive = Annotated[Int, Field(ge=1)]
-Count = Annotated[Int, Field(ge=0)]
-Share = Annotated[Float, Field(ge=0.0, le=1.0)]
-NotNegative = Annotated[Float, Field(ge=0.0)]
-AboveZero = Annotated[Float, Field(gt=0.0)]
-Template = Annotated[str, AfterValidator(check_template)]
-Prompt = Annotated[str, AfterValidator(check_prompt)]
-
-
-def setting(default: Any, description: str, *, flag: str | None = None) -> Any:
-    """A setting with its explanation, and its command line flag where that is not `--its-name`."""
-    return Field(default=default, description=description, json_schema_extra=None if flag is None else {"flag": flag})
-
-
-class Section(BaseModel):
-    """A table of the configuration: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True)
+from studio.training.config.words import check_class_noun, check_output_name, check_token
 
 
 class ConceptConfig(Section):
@@ -193,6 +181,17 @@ class TrainConfig(Section):
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
     run: RunConfig = RunConfig()
+    b_lora: BLoRAConfig = BLoRAConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _presets_of_the_method(cls, tables: Any) -> Any:
+        return with_presets(tables)
+
+    @model_validator(mode="after")
+    def _sections_of_the_method(self) -> Self:
+        check_sections(self.adapter.method, self.model_fields_set)
+        return self
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -204,5 +203,6 @@ SECTIONS: dict[str, type[Section]] = {
     "loss": LossConfig,
     "data": DataConfig,
     "run": RunConfig,
+    "b_lora": BLoRAConfig,
 }
 """The sections by name, in the order of `TrainConfig`."""

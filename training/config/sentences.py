@@ -148,6 +148,8 @@ def _expectation(problem: ErrorDetails, section: str, key: str) -> str:
 def sentence(problem: ErrorDetails) -> str:
     """One problem that pydantic found, as a sentence."""
     location = [str(part) for part in problem["loc"]]
+    if not location:  # two sections that contradict each other
+        return _expectation(problem, "", "")
     section, key = location[0], location[1] if len(location) > 1 else ""
     if problem["type"] == "extra_forbidden":
         return unknown_key(section, key) if key else unknown_key("", section)

@@ -53,6 +53,11 @@ def fill_template(template: str, token: str, class_noun: str) -> str:
     return template.replace("{token}", token).replace("{class_noun}", class_noun)
 
 
+def trigger_of(token: str, class_noun: str, bare_template: str) -> str:
+    """The words that call the concept: "ohwx dog", or the token alone where captions have no class noun."""
+    return fill_template("{token} {class_noun}" if "{class_noun}" in bare_template else "{token}", token, class_noun)
+
+
 def with_article(noun: str) -> str:
     """`noun` after "a" or "an"."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

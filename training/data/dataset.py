@@ -16,6 +16,7 @@ from PIL import Image
 from studio.pipelines.errors import DatasetError
 from studio.pipelines.families import ModelFamily
 from studio.training.config import DataConfig, TrainConfig, resolve_defaults
+from studio.training.config.methods import MethodPreset, preset_of
 from studio.training.data.batches import BatchPlan, PlanItem, PriorPlan
 from studio.training.data.buckets import Buckets, Size, resize_to_cover
 from studio.training.data.captions import Captions, captions_for
@@ -129,7 +130,7 @@ def load_concept(
     dataset = ConceptDataset(
         train_items=tuple(item for path, item in items.items() if held_out is None or path != held_out.path),
         held_out=None if held_out is None else items[held_out.path],
-        notes=tuple(_notes(photos, buckets, held_out)),
+        notes=(*_note_on_number(preset_of(config.adapter.method), photos), *_notes(photos, buckets, held_out)),
     )
     return resolve_defaults(config, family, len(dataset.train_items)), dataset
 
@@ -196,8 +197,15 @@ def _notes(photos: Sequence[Photo], buckets: Buckets, held_out: Photo | None) ->
     if held_out is not None:
         notes.append(f"{held_out.path.name} is kept out of training to judge the checkpoints.")
     elif len(photos) < FEWEST_FOR_HOLDING_OUT:
-        notes.append(f"With {len(photos)} photos none is kept apart to judge the checkpoints; from four on, one is.")
+        some = "one photo" if len(photos) == 1 else f"{len(photos)} photos"
+        notes.append(f"With {some} none is kept apart to judge the checkpoints; from four on, one is.")
     return notes
+
+
+def _note_on_number(preset: MethodPreset, photos: Sequence[Photo]) -> list[str]:
+    if preset.num_images is None or len(photos) <= preset.num_images:
+        return []
+    return [f"{len(photos)} pictures: {preset.many_images}."]
 
 
 def _filled(value: T | None) -> T:

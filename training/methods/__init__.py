@@ -6,9 +6,10 @@ from typing import Any
 
 from studio.pipelines.errors import ConfigError
 from studio.training.method import AdapterMethod
+from studio.training.methods.b_lora import BLoRA
 from studio.training.methods.dreambooth_lora import DreamBoothLoRA
 
-METHODS: tuple[AdapterMethod[Any], ...] = (DreamBoothLoRA(),)
+METHODS: tuple[AdapterMethod[Any], ...] = (DreamBoothLoRA(), BLoRA())
 """Every method there is; the contract tests run on each."""
 
 
