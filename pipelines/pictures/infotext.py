@@ -34,7 +34,9 @@ class Infotext:
 
 def infotext(record: PictureRecord) -> str:
     """The `parameters` text of a picture."""
-    tags = "".join(f" <lora:{_tag_name(use.name)}:{use.strength:g}>" for use in record.adapters)
+    # A tag would make other tools load the whole file, so halves are named apart.
+    tags = "".join(f" <lora:{_tag_name(use.name)}:{use.strength:g}>" for use in record.adapters if use.role is None)
+    halves = [f"{use.role} of {_tag_name(use.name)}: {use.strength:g}" for use in record.adapters if use.role is not None]
     settings: dict[str, str] = {
         "Steps": str(record.steps),
         "Sampler": scheduler_title(record.scheduler),
@@ -45,6 +47,8 @@ def infotext(record: PictureRecord) -> str:
         "Model hash": record.base_hash[:10],
         "Model": record.base,
         "Lora hashes": ", ".join(f"{_tag_name(use.name)}: {use.short_hash}" for use in record.adapters),
+        "Adapter halves": ", ".join(halves),
+        "Block prompts": ", ".join(f"{stack}: {text}" for stack, text in record.block_prompts.items()),
         "Version": f"studio {record.version}",
     }
     lines = [record.prompt + tags]

@@ -35,6 +35,7 @@ class Verb(NamedTuple):
 VERBS: tuple[Verb, ...] = (
     Verb("train", "studio.cli.train", "train", "Teach the model a concept from a folder of pictures."),
     Verb("generate", "studio.cli.generate", "generate", "Make pictures from prompts, with or without adapters."),
+    Verb("stylize", "studio.cli.stylize", "stylize", "Draw the content of one picture in the style of another."),
     Verb("inspect", "studio.cli.inspect", "inspect", "Tell what an adapter file is."),
     Verb("export", "studio.cli.export", "export", "Write an adapter in another format, or merged into a base model."),
     Verb("eval", "studio.cli.eval", "app", "Measure the base model or a training method, and print the table."),

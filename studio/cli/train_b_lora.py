@@ -59,13 +59,15 @@ def b_lora(
 
     Ctrl-C saves everything; the same command goes on where it stopped.
     """
+    named = images is not None and config is None
     overrides = {
         "concept.images": images,
         "concept.token": token,
         "model.base": base,
         "b_lora.content_block": content_block,
         "b_lora.style_block": style_block,
-        "run.output_dir": output if output is not None or images is None else Path("outputs") / images.stem,
+        "run.output_dir": Path("outputs") / images.stem if named and output is None and images is not None else output,
+        "run.name": images.stem if named and images is not None else None,
         "schedule.steps": steps,
         "optimizer.learning_rate": learning_rate,
         "adapter.rank": rank,
