@@ -78,7 +78,8 @@ def evaluate_trainers(
     }
     individuals = [IndividualSubject(*which) for which in budget.individuals]
     styles = [StyleSubject(style) for style in budget.styles]
-    subjects: dict[str, Subject] = {subject.name: subject for subject in (*individuals, *styles)}
+    everyone: tuple[Subject, ...] = (*individuals, *styles)
+    subjects = {subject.name: subject for subject in everyone}
     items = list(items_of(budget, chosen, [s.name for s in individuals], [s.name for s in styles]))
     log = open_log(output / "records.jsonl", header)
     done = {str(record["item"]) for record in log.all()}
@@ -92,7 +93,7 @@ def evaluate_trainers(
             _references(shop, subject)
         for item in open_items:
             _item(shop, item, subjects[item.subject])
-    findings = Findings(budget=budget, header=header, records=log.all(), methods=tuple(chosen), subjects=tuple(subjects.values()))
+    findings = Findings(budget=budget, header=header, records=log.all(), methods=tuple(chosen), subjects=everyone)
     write_report(findings, output)
     return findings
 

@@ -171,8 +171,10 @@ def _mean(records: Sequence[Record], key: str) -> Interval:
     return bootstrap_interval([float(r[key]) for r in records], [(r["concept"], r["prompt"]) for r in records])
 
 
-def _of(trainings: Sequence[Record], value: Callable[[Record], float]) -> Interval:
-    return bootstrap_interval([value(training) for training in trainings])
+def _of(trainings: Sequence[Record], value: Callable[[Record], float]) -> Cell:
+    """The mean with its interval; the value itself of a single training."""
+    values = [value(training) for training in trainings]
+    return values[0] if len(values) == 1 else bootstrap_interval(values)
 
 
 def _whole(trainings: Sequence[Record], key: str) -> Cell:
