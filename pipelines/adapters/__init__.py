@@ -6,7 +6,7 @@ from studio.pipelines.adapters.adapter import Adapter, AdapterInfo
 from studio.pipelines.adapters.files import load_adapter, save_adapter
 from studio.pipelines.adapters.merging import merge_into, merged_parameters
 from studio.pipelines.adapters.new_lora import new_lora
-from studio.pipelines.adapters.patches import BoundPatch, DoRAPatch, FullPatch, LoRAPatch, Patch
+from studio.pipelines.adapters.patches import BoundPatch, DoRAPatch, FullPatch, LoRAPatch, Patch, SparsePatch
 from studio.pipelines.adapters.patching import patched
 from studio.pipelines.adapters.paths import ParameterPath, canonical_name, find_module, target_modules
 from studio.pipelines.adapters.routing import LeftOut, Route, Router
@@ -28,6 +28,7 @@ __all__ = [
     "Redaction",
     "Route",
     "Router",
+    "SparsePatch",
     "TrainingRecord",
     "canonical_name",
     "find_module",

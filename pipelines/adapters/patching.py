@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from studio.pipelines.adapters.folding import can_fold, folded_weight, run_with
 from studio.pipelines.adapters.layers import LayerSpec, layer_spec
 from studio.pipelines.adapters.patches.base import BoundPatch, Patch
 from studio.pipelines.adapters.paths import ParameterPath, find_module
@@ -21,7 +22,8 @@ def patched(components: Mapping[str, nn.Module], routes: Sequence[Route]) -> Ite
     """Let adapters act on models while the block is open: y = W x + b + Σₙ routeₙ ⊙ Δₙ(x) in every layer they name.
 
     Nothing is merged and no parameter is written to: the layers compute a sum, so gradients reach the adapters' tensors
-    and every picture of a batch can have its own. Keep it open around forward *and* backward, because gradient
+    and every picture of a batch can have its own. (A dense or sparse ΔW that acts on the whole batch alike is added to a
+    copy of the layer's weight once, so that the layer costs no more than before; see `folding`.) Keep it open around forward *and* backward, because gradient
     checkpointing runs forwards again. Blocks nest: the inner one adds to the outer one. At the end, also after an
     exception, the models are exactly as before, and so are their attributes and hooks.
 
@@ -128,7 +130,7 @@ def _changed_parameter(module: nn.Module, path: ParameterPath, patch: Patch, rou
     """parameter + strength · Δ, computed once when the block opens."""
     original = _parameter(module, path)
     delta = change_of(patch, module, path, route.adapter.info.name)
-    return original + (route.strength * delta).to(device=original.device, dtype=original.dtype)
+    return (original + (route.strength * delta).to(original.device)).to(original.dtype)
 
 
 def _plain_spec(parameter: Tensor) -> LayerSpec:
@@ -152,6 +154,9 @@ class _PatchedForward:
         self.entries = entries
         self.is_convolution = isinstance(module, nn.Conv2d)
         self.needs_base_out = any(needs for _, _, needs in entries)
+        folded = [] if self.needs_base_out else [entry for entry in entries if can_fold(module, original, *entry[:2])]
+        self.added = [entry for entry in entries if entry not in folded]
+        self.weight = folded_weight(module, [entry[:2] for entry in folded]) if folded else None
 
     @classmethod
     def extending(cls, module: nn.Module, entries: tuple[_Entry, ...]) -> _PatchedForward:
@@ -162,9 +167,9 @@ class _PatchedForward:
         return cls(module, present, entries)
 
     def __call__(self, x: Tensor) -> Tensor:
-        output = self.original(x)
+        output = self.original(x) if self.weight is None else run_with(self.module, self.weight, x)
         base_out = self._without_bias(output) if self.needs_base_out else output
-        for bound, weight, _ in self.entries:
+        for bound, weight, _ in self.added:
             output = _plus(output, x, base_out, bound, weight, self.is_convolution)
         return output
 

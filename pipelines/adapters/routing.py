@@ -114,6 +114,12 @@ class RouteWeight:
         number_is_zero = not isinstance(self.strength, Tensor) and self.strength == 0.0
         return number_is_zero or (self.chosen is not None and len(self.chosen) == 0)
 
+    @property
+    def is_one_number(self) -> bool:
+        """Whether every row and place of the batch has the same strength."""
+        is_number = not isinstance(self.strength, Tensor) or (self.strength.ndim == 0 and not self.strength.requires_grad)
+        return is_number and self.rows is None and self.canvas is None
+
     def factor(self, output: Tensor, is_convolution: bool) -> float | Tensor:
         """The multiplier for a whole output `[B, …, C]` or `[B, C, h, w]`: a number, or a tensor that broadcasts."""
         factor = self.strength

@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from studio.pipelines.adapters import Adapter, AdapterInfo, DoRAPatch, FullPatch, LoRAPatch, ParameterPath, Patch, Route, patched
+from studio.pipelines.adapters import (
+    Adapter,
+    AdapterInfo,
+    DoRAPatch,
+    FullPatch,
+    LoRAPatch,
+    ParameterPath,
+    Patch,
+    Route,
+    SparsePatch,
+    patched,
+)
+from studio.pipelines.adapters.base_samples import BaseSamples
 from studio.pipelines.adapters.layers import layer_spec
 from studio.pipelines.adapters.patches import PATCH_TYPES
 
@@ -24,7 +36,17 @@ def full(weight: torch.Tensor) -> FullPatch:
     return FullPatch(torch.randn_like(weight))
 
 
-EXAMPLES: dict[type, Callable[[torch.Tensor], Patch]] = {LoRAPatch: lora, DoRAPatch: dora, FullPatch: full}
+def sparse(weight: torch.Tensor) -> SparsePatch:
+    indices = torch.randperm(weight.numel())[: weight.numel() // 3].sort().values.to(torch.int32)
+    return SparsePatch(torch.randn(len(indices)), tuple(weight.shape), indices, base=BaseSamples.of(weight))
+
+
+EXAMPLES: dict[type, Callable[[torch.Tensor], Patch]] = {
+    LoRAPatch: lora,
+    DoRAPatch: dora,
+    FullPatch: full,
+    SparsePatch: sparse,
+}
 LAYERS = {"linear": (lambda: nn.Linear(6, 5), (2, 7, 6)), "conv2d": (lambda: nn.Conv2d(6, 5, 3, 2, 1), (2, 6, 8, 8))}
 CASES = [(patch_type, layer) for patch_type in PATCH_TYPES for layer in LAYERS]
 

@@ -75,6 +75,11 @@ class BoundFull:
     spec: LayerSpec
     ready: Tensor = field(repr=False)
 
+    @property
+    def folds_into_weight(self) -> bool:
+        """Whether `patched` may add it to the weight once instead of to the output each time: not while it trains."""
+        return not self.difference.requires_grad
+
     def delta(self) -> Tensor:
         """The difference in float32 or wider."""
         return at_least_float32(self.difference)
