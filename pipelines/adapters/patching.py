@@ -23,9 +23,9 @@ def patched(components: Mapping[str, nn.Module], routes: Sequence[Route]) -> Ite
 
     Nothing is merged and no parameter is written to: the layers compute a sum, so gradients reach the adapters' tensors
     and every picture of a batch can have its own. (A dense or sparse ΔW that acts on the whole batch alike is added to a
-    copy of the layer's weight once, so that the layer costs no more than before; see `folding`.) Keep it open around forward *and* backward, because gradient
-    checkpointing runs forwards again. Blocks nest: the inner one adds to the outer one. At the end, also after an
-    exception, the models are exactly as before, and so are their attributes and hooks.
+    copy of the layer's weight once, so that the layer costs no more than before; see `folding`.) Keep it open around
+    forward *and* backward, because gradient checkpointing runs forwards again. Blocks nest: the inner one adds to the outer
+    one. At the end, also after an exception, the models are exactly as before, and so are their attributes and hooks.
 
     Args:
         components: the models by name (`unet`, `text_encoder`, …). Patches of other components do not act, and are in
