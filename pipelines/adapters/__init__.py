@@ -6,7 +6,17 @@ from studio.pipelines.adapters.adapter import Adapter, AdapterInfo
 from studio.pipelines.adapters.files import load_adapter, save_adapter
 from studio.pipelines.adapters.merging import merge_into, merged_parameters
 from studio.pipelines.adapters.new_lora import new_lora
-from studio.pipelines.adapters.patches import BoundPatch, DoRAPatch, FullPatch, LoRAPatch, Patch, SparsePatch
+from studio.pipelines.adapters.patches import (
+    BoundPatch,
+    DoRAPatch,
+    Factor,
+    FullPatch,
+    KroneckerPatch,
+    LoHaPatch,
+    LoRAPatch,
+    Patch,
+    SparsePatch,
+)
 from studio.pipelines.adapters.patching import patched
 from studio.pipelines.adapters.paths import ParameterPath, canonical_name, find_module, target_modules
 from studio.pipelines.adapters.routing import LeftOut, Route, Router
@@ -19,9 +29,12 @@ __all__ = [
     "AdapterInfo",
     "BoundPatch",
     "DoRAPatch",
+    "Factor",
     "FullPatch",
     "Header",
+    "KroneckerPatch",
     "LeftOut",
+    "LoHaPatch",
     "LoRAPatch",
     "ParameterPath",
     "Patch",

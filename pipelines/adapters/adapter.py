@@ -100,6 +100,11 @@ class Adapter:
         alphas = (getattr(patch, "alpha", None) for patch in self.patches.values())
         return _counted(alpha for alpha in alphas if alpha is not None)
 
+    def factors(self) -> dict[str, int]:
+        """How many Kronecker products there are with which first factor, as "64×4" (out×in), the most frequent first."""
+        sizes = (getattr(patch, "factors", None) for patch in self.patches.values())
+        return _counted(f"{size[0]}×{size[1]}" for size in sizes if size is not None)
+
     def content_hash(self) -> str:
         """SHA-256, 64 hex digits, of what the adapter does: paths, kinds, scales and values.
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from studio.pipelines.adapters.adapter import Adapter
 from studio.pipelines.adapters.layers import LayerSpec
-from studio.pipelines.adapters.patches import FullPatch, LoRAPatch, Patch
+from studio.pipelines.adapters.patches import FullPatch, KroneckerPatch, LoRAPatch, Patch
 from studio.pipelines.adapters.patches.base import at_least_float32
 from studio.pipelines.adapters.patching import change_of, module_at
 from studio.pipelines.adapters.paths import ParameterPath
-from studio.pipelines.adapters.spectrum import Spectrum, spectrum_of_matrix, spectrum_of_product
+from studio.pipelines.adapters.spectrum import Spectrum, spectrum_of_kronecker, spectrum_of_matrix, spectrum_of_product
 from studio.pipelines.errors import AdapterMismatchError, UserError
 
 
@@ -161,6 +161,8 @@ def _spectrum(
     if isinstance(patch, LoRAPatch):
         product = spectrum_of_product(patch.scale * at_least_float32(patch.up).flatten(1).cpu(), patch.down.flatten(1).cpu())
         return product, patch.weight_shape
+    if isinstance(patch, KroneckerPatch):
+        return _kronecker_spectrum(patch), patch.weight_shape
     delta = dense_change(patch, path, components, adapter_name)
     if delta.ndim not in (2, 4):
         raise UserError(
@@ -168,6 +170,19 @@ def _spectrum(
             f"change matrices and convolutions; export --format diff, or merged."
         )
     return spectrum_of_matrix(delta.flatten(1)), tuple(delta.shape)
+
+
+def _kronecker_spectrum(patch: KroneckerPatch) -> Spectrum:
+    first, second = (factor.to(device="cpu", dtype=torch.float64).value() for factor in (patch.first, patch.second))
+    spectrum = spectrum_of_kronecker(patch.scale * first, second.flatten(1))
+    if not patch.interleaved:
+        return spectrum
+
+    def factors(rank: int) -> tuple[Tensor, Tensor]:
+        left, right = spectrum.factors(rank)
+        return left.unflatten(0, (first.shape[0], second.shape[0])).transpose(0, 1).flatten(0, 1), right
+
+    return Spectrum(spectrum.values, factors)
 
 
 def _spec_of(shape: tuple[int, ...]) -> LayerSpec:

@@ -11,6 +11,8 @@ from studio.pipelines.adapters import (
     AdapterInfo,
     DoRAPatch,
     FullPatch,
+    KroneckerPatch,
+    LoHaPatch,
     LoRAPatch,
     ParameterPath,
     Patch,
@@ -20,7 +22,7 @@ from studio.pipelines.adapters import (
 )
 from studio.pipelines.adapters.base_samples import BaseSamples
 from studio.pipelines.adapters.layers import layer_spec
-from studio.pipelines.adapters.patches import PATCH_TYPES
+from studio.pipelines.adapters.patches import PATCH_TYPES, Factor
 
 
 def lora(weight: torch.Tensor) -> LoRAPatch:
@@ -36,6 +38,16 @@ def full(weight: torch.Tensor) -> FullPatch:
     return FullPatch(torch.randn_like(weight))
 
 
+def lokr(weight: torch.Tensor) -> KroneckerPatch:
+    second = torch.randn(1, weight.shape[1] // 2, *weight.shape[2:])
+    return KroneckerPatch(Factor(torch.randn(weight.shape[0], 2)), Factor(second))
+
+
+def loha(weight: torch.Tensor) -> LoHaPatch:
+    first, second = (Factor(a=torch.randn(weight.shape[0], 2), b=torch.randn(2, *weight.shape[1:])) for _ in range(2))
+    return LoHaPatch(first, second, alpha=1.0)
+
+
 def sparse(weight: torch.Tensor) -> SparsePatch:
     indices = torch.randperm(weight.numel())[: weight.numel() // 3].sort().values.to(torch.int32)
     return SparsePatch(torch.randn(len(indices)), tuple(weight.shape), indices, base=BaseSamples.of(weight))
@@ -45,6 +57,8 @@ EXAMPLES: dict[type, Callable[[torch.Tensor], Patch]] = {
     LoRAPatch: lora,
     DoRAPatch: dora,
     FullPatch: full,
+    KroneckerPatch: lokr,
+    LoHaPatch: loha,
     SparsePatch: sparse,
 }
 LAYERS = {"linear": (lambda: nn.Linear(6, 5), (2, 7, 6)), "conv2d": (lambda: nn.Conv2d(6, 5, 3, 2, 1), (2, 6, 8, 8))}

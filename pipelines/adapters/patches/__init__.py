@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from studio.pipelines.adapters.patches.base import BoundPatch, Patch
 from studio.pipelines.adapters.patches.dora import DoRAPatch
+from studio.pipelines.adapters.patches.factor import Factor
 from studio.pipelines.adapters.patches.full import FullPatch
+from studio.pipelines.adapters.patches.kronecker import KroneckerPatch
+from studio.pipelines.adapters.patches.loha import LoHaPatch
 from studio.pipelines.adapters.patches.lora import LoRAPatch
 from studio.pipelines.adapters.patches.sparse import SparsePatch
 
-PATCH_TYPES: tuple[type, ...] = (LoRAPatch, DoRAPatch, FullPatch, SparsePatch)
+PATCH_TYPES: tuple[type, ...] = (LoRAPatch, DoRAPatch, FullPatch, KroneckerPatch, LoHaPatch, SparsePatch)
 
-__all__ = ["PATCH_TYPES", "BoundPatch", "DoRAPatch", "FullPatch", "LoRAPatch", "Patch", "SparsePatch"]
+__all__ = [
+    "PATCH_TYPES",
+    "BoundPatch",
+    "DoRAPatch",
+    "Factor",
+    "FullPatch",
+    "KroneckerPatch",
+    "LoHaPatch",
+    "LoRAPatch",
+    "Patch",
+    "SparsePatch",
+]
