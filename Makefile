@@ -13,10 +13,10 @@ OUTPUT ?= outputs/demo
 TEST_JOBS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1); echo $$((cores > 4 ? 4 : cores)))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install install-dev demo test test-quick check bench ui base-model referees clean
+.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 install: ## make .venv and install what the product needs
 	@.ci/install
@@ -38,6 +38,12 @@ check: install-dev ## lint; then types and import rules on a wheel built and ins
 
 bench: install-dev ## the benchmarks
 	$(PYTEST) -m bench -s $(ARGS)
+
+eval-trainers: install ## all training methods side by side (25 CPU-minutes; ARGS="--budget full")
+	$(BIN)/studio eval trainers $(ARGS)
+
+bench-trainers: install ## our training step against the usual libraries', CPU time
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.evals.peers $(ARGS)
 
 ui: ## open the page
 	@echo "There is no page yet; the command line has everything: $(BIN)/studio --help" >&2; exit 1

@@ -37,7 +37,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished evaluation of one method."""
     output = tmp_path_factory.mktemp("eval") / "tiny"
-    evaluate_trainers(TINY, output, methods=["dreambooth-lora"], base=base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("studio.evals.concept.NUM_PEERS", 2)
+        evaluate_trainers(TINY, output, methods=["dreambooth-lora"], base=base)
     return output
 
 
@@ -80,6 +82,7 @@ def test_nothing_is_done_twice(finished: Path, base: Path, monkeypatch: pytest.M
         raise AssertionError("a training was started")
 
     monkeypatch.setattr(trainers_training, "run_worker", refuse)
+    monkeypatch.setattr("studio.evals.concept.NUM_PEERS", 2)
     before = (finished / "records.jsonl").read_bytes()
     evaluate_trainers(TINY, finished, methods=["dreambooth-lora"], base=base)
     assert (finished / "records.jsonl").read_bytes() == before
