@@ -38,6 +38,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("stylize", "studio.cli.stylize", "stylize", "Draw the content of one picture in the style of another."),
     Verb("inspect", "studio.cli.inspect", "inspect", "Tell what an adapter file is."),
     Verb("export", "studio.cli.export", "export", "Write an adapter in another format, or merged into a base model."),
+    Verb("probe-blocks", "studio.cli.probe_blocks", "probe_blocks", "Find the blocks of a base that hold content and style."),
     Verb("eval", "studio.cli.eval", "app", "Measure the base model or a training method, and print the table."),
     Verb("base-model", "studio.cli.base_model", "base_model", "Rebuild the embedded base model from its recipe."),
     Verb("demo", "studio.cli.demo", "demo", "Teach a sample concept and show it in new pictures."),
