@@ -13,15 +13,15 @@ from pathlib import Path
 from PIL import Image
 
 from studio.evals.records import Record, RecordLog, open_log
-from studio.evals.trainers_plan import DEFAULT, Budget, Item, items_of
+from studio.evals.trainers_plan import DEFAULT, Budget, Item, items_of, profile_of
 from studio.evals.trainers_progress import Board
 from studio.evals.trainers_report import Findings, write_report
-from studio.evals.trainers_subjects import IndividualSubject, StyleSubject, Subject
+from studio.evals.trainers_subjects import Drawing, IndividualSubject, StyleSubject, Subject
 from studio.evals.trainers_training import Training, TrainingCache
 from studio.pipelines.adapters import Adapter, Route, load_adapter
 from studio.pipelines.adapters.roles import CONTENT, STYLE, roles_present, select_roles
 from studio.pipelines.base_model import BaseModel, load_base
-from studio.pipelines.errors import Interrupted
+from studio.pipelines.errors import Interrupted, StudioError
 from studio.pipelines.scoring import EmbeddedScorer, embedded_referee
 from studio.training.methods import METHODS, method_named
 from studio.training.signals import StopRequest, catch_stop_signals
@@ -63,7 +63,8 @@ def evaluate_trainers(
 
     Raises:
         Interrupted: a signal asked to stop; everything is saved.
-        StudioError: a method is unknown, or a training failed.
+        ConfigError: a method is unknown.
+        StudioError: trainings failed; all others are done, and the report is made of them.
     """
     chosen = [method_named(name).name for name in methods] if methods else [method.name for method in METHODS]
     model, judge = load_base(base), embedded_referee("judge")
@@ -91,10 +92,11 @@ def evaluate_trainers(
         shop = _Workshop(model, judge, budget, output, log, cache, board, stop)
         for subject in open_references:
             _references(shop, subject)
-        for item in open_items:
-            _item(shop, item, subjects[item.subject])
+        failures = [failure for item in open_items if (failure := _try_item(shop, item, subjects[item.subject]))]
     findings = Findings(budget=budget, header=header, records=log.all(), methods=tuple(chosen), subjects=everyone)
     write_report(findings, output)
+    if failures:
+        raise StudioError(f"{len(failures)} of {len(items)} items failed and are missing in {output}: {'; '.join(failures)}")
     return findings
 
 
@@ -104,10 +106,23 @@ def _references(shop: _Workshop, subject: Subject) -> None:
     for arm in REFERENCE_ARMS:
         name = f"{subject.name}/{arm}"
         if f"{name}/0" not in shop.log:
-            pictures = subject.draw(shop.base, arm, (), steps=shop.budget.picture_steps, num_seeds=shop.budget.num_picture_seeds)
+            pictures = subject.draw(shop.base, arm, _drawing(shop.budget))
             _keep(shop, subject, name, arm, pictures, {"method": arm, "training_seed": None, "variant": DEFAULT})
         _check(shop.stop)
     shop.board.end()
+
+
+def _try_item(shop: _Workshop, item: Item, subject: Subject) -> str | None:
+    """The item; or, where its training fails, why: one method's trouble is no reason to stop a night's work."""
+    try:
+        _item(shop, item, subject)
+    except Interrupted:
+        raise
+    except StudioError as error:
+        shop.board.say(f"{item.name}: {error}")
+        shop.board.end()
+        return f"{item.name} ({error})"
+    return None
 
 
 def _item(shop: _Workshop, item: Item, subject: Subject) -> None:
@@ -119,10 +134,8 @@ def _item(shop: _Workshop, item: Item, subject: Subject) -> None:
     pictures = subject.draw(
         shop.base,
         "ours",
-        (Route(adapter),),
-        steps=shop.budget.picture_steps,
-        num_seeds=shop.budget.num_picture_seeds,
-        on_step=lambda done, total: shop.board.at(TRAINING_SHARE + (1 - TRAINING_SHARE) * done / total),
+        _drawing(shop.budget, (Route(adapter),), neutral=profile_of(item.method).neutral),
+        lambda done, total: shop.board.at(TRAINING_SHARE + (1 - TRAINING_SHARE) * done / total),
     )
     facts: dict[str, object] = {
         "method": item.method,
@@ -134,6 +147,10 @@ def _item(shop: _Workshop, item: Item, subject: Subject) -> None:
     _keep(shop, subject, item.name, "ours", pictures, facts, _training_facts(training, adapter, shop.output))
     shop.board.end()
     _check(shop.stop)
+
+
+def _drawing(budget: Budget, routes: tuple[Route, ...] = (), *, neutral: bool = False) -> Drawing:
+    return Drawing(steps=budget.picture_steps, num_seeds=budget.num_picture_seeds, routes=routes, neutral=neutral)
 
 
 def _acting_half(adapter: Adapter, subject: Subject) -> Adapter:

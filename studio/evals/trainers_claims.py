@@ -15,7 +15,7 @@ from studio.evals.trainers_tables import difference, fidelity_change, judged, pi
 
 HELD, FAILED, OPEN = "held", "did not hold", "cannot be said"
 LORA, KRONA, SARA, B_LORA = "dreambooth-lora", "diffusekrona", "sara", "b-lora"
-LEARNED_GAIN, MOST_FIDELITY_LOST = 0.6, 0.05
+LEARNED_GAIN, MOST_FIDELITY_LOST, MOST_CONTENT_LOST = 0.6, 0.05, 0.05
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,10 @@ def _b_lora(records: Sequence[Record]) -> Iterator[Claim]:
         content = share_interval([bool(record["content"]) for record in pictures])
         base = [bool(record["content"]) for record in pictures_of(records, "base", "individual")]
         floor = sum(base) / max(1, len(base))
-        yield Claim(B_LORA, f"content: the class is still seen (base {floor:.2f})", content, above(content, floor - 0.05))
+        near = content.estimate >= floor - MOST_CONTENT_LOST
+        yield Claim(
+            B_LORA, f"content: the class, unnamed, is seen (base with its name {floor:.2f})", content, HELD if near else FAILED
+        )
     styles = pictures_of(records, B_LORA, "style")
     if styles:
         style = share_interval([bool(record["right"]) for record in styles])

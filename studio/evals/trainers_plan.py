@@ -17,17 +17,21 @@ class Profile:
 
     Attributes:
         num_photos: photos it learns from; None for all.
+        neutral: it is taught and asked with its token alone: no caption and no prompt of an individual names the class, so that
+            what is seen was learned.
         sizes: settings that make the adapter smaller or larger than by default, by a name for the table.
     """
 
     num_photos: int | None = None
+    neutral: bool = False
     sizes: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 RANKS: Mapping[str, Mapping[str, object]] = {"rank 4": {"adapter.rank": 4}, "rank 64": {"adapter.rank": 64}}
 PROFILES: Mapping[str, Profile] = {
     "dreambooth-lora": Profile(sizes=RANKS),
-    "b-lora": Profile(num_photos=1, sizes=RANKS),
+    "b-lora": Profile(num_photos=1, neutral=True, sizes=RANKS),
+    "sara": Profile(sizes={"density .03": {"sara.density": 0.03}, "density .3": {"sara.density": 0.3}}),
 }
 """By the method's name; one that is not here learns from all photos, and its grid varies the learning rate alone."""
 

@@ -8,6 +8,7 @@ ceiling in the same manner: the base on the prompts without the token, and those
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,16 @@ PICTURES_AT_ONCE = 16
 OnStep = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How pictures are drawn: denoising steps, pictures per prompt, what acts, and whether the class is left unnamed."""
+
+    steps: int
+    num_seeds: int
+    routes: tuple[Route, ...] = ()
+    neutral: bool = False
+
+
 class Subject(Protocol):
     """Something to teach and to judge.
 
@@ -43,19 +54,17 @@ class Subject(Protocol):
     kind: str
     class_noun: str
 
-    def write_photos(self, folder: Path, num_photos: int | None) -> None:
-        """Write the photos (the first `num_photos`) and their captions into `folder`."""
+    def write_photos(self, folder: Path, num_photos: int | None, *, neutral: bool = False) -> None:
+        """Write the photos (the first `num_photos`) and their captions into `folder`; "neutral" leaves captions to the method."""
 
-    def settings(self) -> Mapping[str, object]:
+    def settings(self, *, neutral: bool = False) -> Mapping[str, object]:
         """Settings of a training besides the photos and the words."""
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts with the token, for people."""
 
-    def draw(
-        self, base: BaseModel, arm: str, routes: Sequence[Route], *, steps: int, num_seeds: int, on_step: OnStep | None = None
-    ) -> list[Image.Image]:
-        """Pictures of the arm "base", "ours" or "truth", prompt by prompt, `num_seeds` each."""
+    def draw(self, base: BaseModel, arm: str, how: Drawing, on_step: OnStep | None = None) -> list[Image.Image]:
+        """Pictures of the arm "base", "ours" or "truth", prompt by prompt."""
 
     def judge(self, base: BaseModel, judge: EmbeddedScorer, arm: str, pictures: Sequence[Image.Image]) -> list[Record]:
         """One record per picture: likeness to what was taught ("identity"), fidelity, whether the thing is there, diversity."""
@@ -72,11 +81,11 @@ class IndividualSubject:
         self.class_noun = class_name
         self._peers: torch.Tensor | None = None
 
-    def write_photos(self, folder: Path, num_photos: int | None) -> None:
+    def write_photos(self, folder: Path, num_photos: int | None, *, neutral: bool = False) -> None:
         """Five plain photos without captions: the templates caption them."""
         _write(folder, self.concept.photos[:num_photos], None)
 
-    def settings(self) -> Mapping[str, object]:
+    def settings(self, *, neutral: bool = False) -> Mapping[str, object]:
         """None: the defaults are made for things."""
         return {}
 
@@ -84,11 +93,20 @@ class IndividualSubject:
         """The eight prompts of the concept evaluation."""
         return tuple(prompt.filled(self.class_noun, TOKEN) for prompt in self.concept.prompts)
 
-    def draw(
-        self, base: BaseModel, arm: str, routes: Sequence[Route], *, steps: int, num_seeds: int, on_step: OnStep | None = None
-    ) -> list[Image.Image]:
-        """See `Subject`."""
-        return draw_arm(base, self.concept, arm, token=TOKEN, routes=routes, steps=steps, num_seeds=num_seeds, on_step=on_step)
+    def draw(self, base: BaseModel, arm: str, how: Drawing, on_step: OnStep | None = None) -> list[Image.Image]:
+        """See `Subject`; "neutral" asks for "a ohwx in the snow"."""
+        if how.neutral and arm == "ours":
+            return _generate(base, [prompt.text.format(thing=f"a {TOKEN}") for prompt in self.concept.prompts], how, on_step)
+        return draw_arm(
+            base,
+            self.concept,
+            arm,
+            token=TOKEN,
+            routes=how.routes,
+            steps=how.steps,
+            num_seeds=how.num_seeds,
+            on_step=on_step,
+        )
 
     def judge(self, base: BaseModel, judge: EmbeddedScorer, arm: str, pictures: Sequence[Image.Image]) -> list[Record]:
         """`right`: the right one of twenty individuals is nearest."""
@@ -136,13 +154,15 @@ class StyleSubject:
         """Five things in the style."""
         return tuple(Image.fromarray(render(scene, PHOTO_PIXELS)) for scene in self._scenes(PHOTO_THINGS, 1, 41))
 
-    def write_photos(self, folder: Path, num_photos: int | None) -> None:
+    def write_photos(self, folder: Path, num_photos: int | None, *, neutral: bool = False) -> None:
         """The five pictures; each caption names the thing and its place."""
-        captions = [f"{_words(thing)}, {{token}} {{class_noun}}" for thing in PHOTO_THINGS]
+        captions = None if neutral else [f"{_words(thing)}, {{token}} {{class_noun}}" for thing in PHOTO_THINGS]
         _write(folder, self.photos[:num_photos], captions)
 
-    def settings(self) -> Mapping[str, object]:
+    def settings(self, *, neutral: bool = False) -> Mapping[str, object]:
         """What keeps everything else as it was is other things, drawn as the base draws them."""
+        if neutral:
+            return {}
         places = (f"a {name} {_place(background)}" for name, background in (("cat", "grass"), ("house", "beach")))
         return {
             "concept.bare_caption_share": 0.0,
@@ -154,19 +174,12 @@ class StyleSubject:
         """Eight other things in other places."""
         return tuple(f"{_words(thing)}, {TOKEN} {self.class_noun}" for thing in ASKED_THINGS)
 
-    def draw(
-        self, base: BaseModel, arm: str, routes: Sequence[Route], *, steps: int, num_seeds: int, on_step: OnStep | None = None
-    ) -> list[Image.Image]:
+    def draw(self, base: BaseModel, arm: str, how: Drawing, on_step: OnStep | None = None) -> list[Image.Image]:
         """See `Subject`; "base" does without the words of the style."""
         if arm == "truth":
-            return through_autoencoder(base, self._scenes(ASKED_THINGS, num_seeds, 43))
+            return through_autoencoder(base, self._scenes(ASKED_THINGS, how.num_seeds, 43))
         words = self.prompts() if arm == "ours" else tuple(map(_words, ASKED_THINGS))
-        request = GenerationRequest(
-            prompts=tuple(text for text in words for _ in range(num_seeds)),
-            seeds=tuple(seed for _ in words for seed in range(num_seeds)),
-            steps=steps,
-        )
-        return generate(base, request, routes if arm == "ours" else (), batch_size=PICTURES_AT_ONCE, on_step=on_step)
+        return _generate(base, words, how, on_step)
 
     def judge(self, base: BaseModel, judge: EmbeddedScorer, arm: str, pictures: Sequence[Image.Image]) -> list[Record]:
         """`identity` is the agreement with the photos' style; `right`: the judge names that style."""
@@ -200,6 +213,15 @@ class StyleSubject:
             for i, (name, colour, background) in enumerate(things)
             for j in range(num)
         ]
+
+
+def _generate(base: BaseModel, words: Sequence[str], how: Drawing, on_step: OnStep | None) -> list[Image.Image]:
+    request = GenerationRequest(
+        prompts=tuple(text for text in words for _ in range(how.num_seeds)),
+        seeds=tuple(seed for _ in words for seed in range(how.num_seeds)),
+        steps=how.steps,
+    )
+    return generate(base, request, how.routes, batch_size=PICTURES_AT_ONCE, on_step=on_step)
 
 
 def _place(background: str) -> str:

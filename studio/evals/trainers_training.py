@@ -65,9 +65,10 @@ class TrainingCache:
             Interrupted: `stop` was asked for; the training is saved and goes on the next time.
             StudioError: it failed; the message is its own.
         """
-        num_photos = profile_of(item.method).num_photos
-        photos = self.folder / "photos" / f"{subject.name}-{'all' if num_photos is None else num_photos}"
-        subject.write_photos(photos, num_photos)
+        profile = profile_of(item.method)
+        which = f"{'all' if profile.num_photos is None else profile.num_photos}{'-neutral' if profile.neutral else ''}"
+        photos = self.folder / "photos" / f"{subject.name}-{which}"
+        subject.write_photos(photos, profile.num_photos, neutral=profile.neutral)
         settings = self._settings(item, subject, photos)
         config, signature = self._resolved(settings)
         folder = self.folder / self._key(config, signature)
@@ -86,7 +87,7 @@ class TrainingCache:
 
     def _settings(self, item: Item, subject: Subject, photos: Path) -> dict[str, object]:
         settings: dict[str, object] = {
-            **subject.settings(),
+            **subject.settings(neutral=profile_of(item.method).neutral),
             "concept.images": str(photos.absolute()),
             "concept.class_noun": subject.class_noun,
             "concept.token": TOKEN,

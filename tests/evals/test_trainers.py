@@ -104,8 +104,9 @@ def test_another_setting_is_another_training(finished: Path, base: Path, monkeyp
         raise StudioError("that is enough")
 
     monkeypatch.setattr(trainers_training, "run_worker", note)
-    with pytest.raises(StudioError, match="enough"):
+    with pytest.raises(StudioError, match="2 of 2 items failed.*enough"):  # and the one does not keep the other from trying
         evaluate_trainers(replace(TINY, seeds=(1,)), finished, methods=["dreambooth-lora"], base=base)
+    assert len(asked) == 2
     settings = asked[0]["settings"]
     assert isinstance(settings, dict)
     assert settings["run.seed"] == 1 and settings["adapter.method"] == "dreambooth-lora"
