@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from studio.pipelines.families.b_lora import b_lora_defaults
 from studio.pipelines.families.family import ModelFamily, TextEncoderFacts, TrainDefaults
+from studio.pipelines.families.sara import sara_defaults
 from studio.pipelines.families.targets import ATTENTION, TEXT_ATTENTION
 
 SD15 = ModelFamily(
@@ -35,5 +36,5 @@ SD15 = ModelFamily(
     adapter_targets=ATTENTION,
     text_encoder_targets=TEXT_ATTENTION,
     train=TrainDefaults(resolution=512),
-    method_train={"b-lora": b_lora_defaults(512)},
+    method_train={"b-lora": b_lora_defaults(512), "sara": sara_defaults(512)},
 )

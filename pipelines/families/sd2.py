@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from studio.pipelines.families.b_lora import b_lora_defaults
 from studio.pipelines.families.family import ModelFamily, TextEncoderFacts, TrainDefaults
+from studio.pipelines.families.sara import sara_defaults
 from studio.pipelines.families.targets import ATTENTION, TEXT_ATTENTION
 
 SD2 = ModelFamily(
@@ -36,5 +37,5 @@ SD2 = ModelFamily(
     adapter_targets=ATTENTION,
     text_encoder_targets=TEXT_ATTENTION,
     train=TrainDefaults(resolution=768),
-    method_train={"b-lora": b_lora_defaults(768)},
+    method_train={"b-lora": b_lora_defaults(768), "sara": sara_defaults(768)},
 )
