@@ -8,6 +8,8 @@ from typing import Any
 
 from studio.pipelines.errors import ConfigError
 from studio.pipelines.families import ModelFamily, TrainDefaults
+from studio.pipelines.families.sara import sara_learning_rate
+from studio.training.config.sara import SaraConfig
 from studio.training.config.schema import AdapterConfig, DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from studio.training.config.words import slug, with_article
 
@@ -36,8 +38,9 @@ def resolve_defaults(config: TrainConfig, family: ModelFamily, num_images: int) 
                     "caption_dropout": _first(config.concept.caption_dropout, train.caption_dropout),
                 }
             ),
+            "sara": _sara(config, train),
             "adapter": _adapter(config.adapter, family, train),
-            "optimizer": _optimizer(config.optimizer, train),
+            "optimizer": _optimizer(config, train),
             "schedule": config.schedule.model_copy(
                 update={"steps": steps, "warmup_steps": _warmup_steps(config.schedule.warmup_steps, steps)}
             ),
@@ -96,15 +99,25 @@ def _adapter(config: AdapterConfig, family: ModelFamily, train: TrainDefaults) -
     )
 
 
-def _optimizer(config: OptimizerConfig, train: TrainDefaults) -> OptimizerConfig:
-    prodigy = config.name == "prodigy"  # it finds the rate itself and takes a factor
-    rate = 1.0 if prodigy else train.learning_rate
-    text_rate = 1.0 if prodigy else train.text_encoder_learning_rate
-    return config.model_copy(
+def _sara(config: TrainConfig, train: TrainDefaults) -> SaraConfig:
+    sara = config.sara
+    if config.adapter.method != "sara" or sara.threshold is not None or sara.density is not None:
+        return sara
+    return sara.model_copy(update={"threshold": train.sparse_threshold, "density": train.sparse_density})
+
+
+def _optimizer(config: TrainConfig, train: TrainDefaults) -> OptimizerConfig:
+    optimizer = config.optimizer
+    rate, text_rate = train.learning_rate, train.text_encoder_learning_rate
+    if config.adapter.method == "sara" and config.sara.threshold is not None:  # the paper's rule by the threshold
+        rate = _first(sara_learning_rate(config.sara.threshold), rate)
+    if optimizer.name == "prodigy":  # it finds the rate itself and takes a factor
+        rate = text_rate = 1.0
+    return optimizer.model_copy(
         update={
-            "learning_rate": _first(config.learning_rate, rate),
-            "text_encoder_learning_rate": _first(config.text_encoder_learning_rate, text_rate),
-            "weight_decay": _first(config.weight_decay, train.weight_decay),
+            "learning_rate": _first(optimizer.learning_rate, rate),
+            "text_encoder_learning_rate": _first(optimizer.text_encoder_learning_rate, text_rate),
+            "weight_decay": _first(optimizer.weight_decay, train.weight_decay),
         }
     )
 

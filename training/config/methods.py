@@ -44,7 +44,9 @@ B_LORA = MethodPreset(
     many_images="B-LoRA is made for one; it will learn what they have in common, and less of each",
 )
 
-PRESETS: Mapping[str, MethodPreset] = {"b-lora": B_LORA}
+SARA = MethodPreset(tables={"schedule": {"name": "cosine"}}, section="sara")
+
+PRESETS: Mapping[str, MethodPreset] = {"b-lora": B_LORA, "sara": SARA}
 
 
 def preset_of(method: str) -> MethodPreset:
@@ -64,6 +66,11 @@ def with_presets(tables: Any) -> Any:
         if isinstance(given, Mapping):
             merged[section] = {**values, **given}
     return merged
+
+
+def foreign_sections(method: str) -> frozenset[str]:
+    """The sections that belong to other methods than the one called `method`."""
+    return frozenset(preset.section for owner, preset in PRESETS.items() if preset.section is not None and owner != method)
 
 
 def check_sections(method: str, given: Collection[str]) -> None:

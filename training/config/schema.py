@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from studio.training.config.b_lora import BLoRAConfig
 from studio.training.config.methods import check_sections, with_presets
+from studio.training.config.sara import SaraConfig
 from studio.training.config.section import (
     AboveZero,
     Bool,
@@ -182,6 +183,7 @@ class TrainConfig(Section):
     data: DataConfig = DataConfig()
     run: RunConfig = RunConfig()
     b_lora: BLoRAConfig = BLoRAConfig()
+    sara: SaraConfig = SaraConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -204,5 +206,6 @@ SECTIONS: dict[str, type[Section]] = {
     "data": DataConfig,
     "run": RunConfig,
     "b_lora": BLoRAConfig,
+    "sara": SaraConfig,
 }
 """The sections by name, in the order of `TrainConfig`."""

@@ -6,13 +6,17 @@ import json
 from pathlib import PurePath
 from typing import Any
 
+from studio.training.config.methods import foreign_sections
 from studio.training.config.schema import TrainConfig
 
 
 def dump_toml(config: TrainConfig) -> str:
     """`config` as TOML; settings that are None are left out, because TOML has no word for them."""
     blocks = []
+    foreign = foreign_sections(config.adapter.method)
     for section, values in config:
+        if section in foreign:
+            continue
         lines = [f"{key} = {_value(value)}" for key, value in values if value is not None]
         if lines:
             blocks.append("\n".join([f"[{section}]", *lines]) + "\n")
