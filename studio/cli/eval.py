@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from studio.cli.eval_concept import concept_command
+from studio.cli.eval_stylize import stylize_command
 from studio.cli.eval_trainers import trainers_command
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
 
 app.command("concept")(concept_command)
 app.command("trainers")(trainers_command)
+app.command("stylize")(stylize_command)
 
 Output = Annotated[
     Path, typer.Option(help="Folder of tables, raw records and pictures; what is there already is not done again.")

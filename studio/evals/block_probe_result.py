@@ -173,7 +173,7 @@ def probe_tables(result: ProbeResult) -> tuple[Table, Table]:
         ("pair", "content stack", "style stack", "content", "style", "separation"),
         tuple(rows),
         (
-            f"best and random: the same {result.best.separation.num} fresh prompt pairs; candidates: the pairs they were chosen by",
+            f"best and random: the same {result.best.separation.num} fresh prompt pairs; candidates: those they were chosen by",
             f"advantage over the mean random pair {result.advantage}; random pairs that do as well: {result.num_as_good}",
             result.sentence,
         ),
