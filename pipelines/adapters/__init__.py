@@ -5,6 +5,7 @@ from __future__ import annotations
 from studio.pipelines.adapters.adapter import Adapter, AdapterInfo
 from studio.pipelines.adapters.files import load_adapter, save_adapter
 from studio.pipelines.adapters.merging import merge_into, merged_parameters
+from studio.pipelines.adapters.new_kronecker import new_kronecker
 from studio.pipelines.adapters.new_lora import new_lora
 from studio.pipelines.adapters.patches import (
     BoundPatch,
@@ -48,6 +49,7 @@ __all__ = [
     "load_adapter",
     "merge_into",
     "merged_parameters",
+    "new_kronecker",
     "new_lora",
     "patched",
     "read_header",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from studio.pipelines.adapters.formats import DIALECTS
 from studio.pipelines.adapters.patches import Patch
 from studio.pipelines.adapters.paths import ParameterPath
 from studio.pipelines.adapters.serialization.dialect import Dialect
-from studio.pipelines.adapters.serialization.header import read_header
+from studio.pipelines.adapters.serialization.header import TensorEntry, read_header
 from studio.pipelines.adapters.serialization.metadata import Redaction, build_metadata, read_info
 from studio.pipelines.errors import AdapterFileError, UserError
 from studio.pipelines.families import FAMILIES, ModelFamily, family_named
@@ -40,9 +40,9 @@ def load_adapter(path: Path | str) -> Adapter:
     dialect = dialect_of(path, header.tensors)
     try:
         tensors = load_file(path)
-        _check_numbers(tensors)
+        _check_numbers(tensors, dialect)
         patches = dialect.read(tensors, header.metadata)
-        num_read = sum(len(patch.parameters()) for patch in patches.values()) + sum(key.endswith(".alpha") for key in tensors)
+        num_read = sum(len(patch.parameters()) for patch in patches.values()) + sum(map(dialect.is_exact, tensors))
         assert num_read == len(tensors), f"{num_read} of {len(tensors)} tensors were read"
     except (AdapterFileError, SafetensorError) as error:
         raise AdapterFileError(f"{path} cannot be read as an adapter: {error}") from error
@@ -65,7 +65,8 @@ def save_adapter(
 
     Args:
         dialect: "peft" (diffusers and PEFT read it), "kohya" (A1111, Forge, ComfyUI, InvokeAI, diffusers) or "lycoris"
-            (A1111, ComfyUI), which has kohya's names and can also hold what is no LoRA.
+            (A1111, ComfyUI), which has kohya's names and can also hold what is no LoRA; "sparse" or "sparse-values" for
+            sparse changes, which the studio alone reads.
         dtype: of the tensors; kohya's alphas are always exact, in float32.
         redact: what metadata to leave out: "none", "private" (paths and captions) or "minimal" (all that loading can do
             without).
@@ -75,16 +76,14 @@ def save_adapter(
         AdapterFileError: the dialect cannot hold this adapter, or a number does not fit into `dtype`.
         OutputError: the file cannot be written.
     """
-    writer = next((each for each in DIALECTS if each.name == dialect and each.write is not None), None)
-    if writer is None or writer.write is None:
-        names = ", ".join(each.name for each in DIALECTS if each.write is not None)
-        raise UserError(f"There is no file format {dialect!r} to write; the formats are: {names}.")
+    writer = _writer(dialect, adapter)
     family = family if family is not None else _family_of(adapter)
     adapter = Adapter(replace(adapter.info, type=adapter.type, family=family.name), adapter.patches)
+    assert writer.write is not None
     content = writer.write(adapter, family)
     if not content.tensors:
         raise AdapterFileError(f"The adapter {adapter.info.name!r} changes nothing, so there is nothing to write.")
-    tensors = {key: _stored(key, tensor, dtype) for key, tensor in content.tensors.items()}
+    tensors = {key: _stored(key, tensor, dtype, writer) for key, tensor in content.tensors.items()}
     metadata = build_metadata(
         adapter,
         family,
@@ -95,18 +94,34 @@ def save_adapter(
     atomic_save_safetensors(path, tensors, {**metadata, **content.needed_metadata})
 
 
-def dialect_of(path: Path, keys: Collection[str]) -> Dialect:
-    """The dialect that a file's keys are of; `AdapterFileError` with what it may be instead if there is none."""
+def dialects_for(adapter: Adapter) -> tuple[str, ...]:
+    """The formats of `save_adapter` that can hold patches of the adapter's kinds, the one to prefer first."""
+    kinds = adapter.kinds().keys()
+    return tuple(dialect.format_name for dialect in DIALECTS if dialect.write is not None and kinds <= dialect.kinds)
+
+
+def dialect_of(path: Path, tensors: Mapping[str, TensorEntry]) -> Dialect:
+    """The dialect that a file's header is of; `AdapterFileError` with what it may be instead if there is none."""
+    shapes = {key: entry.shape for key, entry in tensors.items()}
     for dialect in DIALECTS:
-        if dialect.detect(keys):
+        if dialect.detect(shapes):
             return dialect
-    if not keys:
+    if not shapes:
         raise AdapterFileError(f"{path} holds no tensors.")
     for telltale, what in _NO_ADAPTERS:
-        if any(telltale in key for key in keys):
+        if any(telltale in key for key in shapes):
             raise AdapterFileError(f"{path} is no adapter that can be read here: {what}.")
-    example = next(iter(keys))
-    raise AdapterFileError(f"{path} is no adapter of a known kind; one of its {len(keys)} tensors is called {example!r}.")
+    example = next(iter(shapes))
+    raise AdapterFileError(f"{path} is no adapter of a known kind; one of its {len(shapes)} tensors is called {example!r}.")
+
+
+def _writer(format_name: str, adapter: Adapter) -> Dialect:
+    """The dialect that `format_name` means for `adapter`: the first that holds its kinds of patches, or else the first."""
+    called = [each for each in DIALECTS if each.write is not None and each.format_name == format_name]
+    if not called:
+        names = ", ".join(dict.fromkeys(each.format_name for each in DIALECTS if each.write is not None))
+        raise UserError(f"There is no file format {format_name!r} to write; the formats are: {names}.")
+    return next((each for each in called if adapter.kinds().keys() <= each.kinds), called[0])
 
 
 def guess_family(patches: Mapping[ParameterPath, Patch]) -> str | None:
@@ -143,19 +158,19 @@ def _family_of(adapter: Adapter) -> ModelFamily:
     return family_named(name)
 
 
-def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
+def _check_numbers(tensors: Mapping[str, Tensor], dialect: Dialect) -> None:
     for key, tensor in tensors.items():
         if tensor.numel() == 0:
             raise AdapterFileError(f"the tensor {key!r} is empty.")
-        if not tensor.dtype.is_floating_point and not key.endswith(".alpha"):
+        if not tensor.dtype.is_floating_point and not dialect.is_exact(key):
             raise AdapterFileError(f"the tensor {key!r} holds {tensor.dtype} values, not floating-point numbers.")
         if not bool(torch.isfinite(tensor.to(torch.float32)).all()):
             raise AdapterFileError(f"the tensor {key!r} has NaN or infinite values; the training that made it went wrong.")
 
 
-def _stored(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _stored(key: str, tensor: Tensor, dtype: torch.dtype, dialect: Dialect) -> Tensor:
     stored = tensor.detach().to("cpu")
-    if not key.endswith(".alpha"):
+    if not dialect.is_exact(key):
         stored = stored.to(dtype)
     if not bool(torch.isfinite(stored).all()):
         raise AdapterFileError(f"The tensor {key!r} has values that are not finite as {str(dtype).removeprefix('torch.')}.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from studio.pipelines.adapters.folding import can_fold, folded_weight, run_with
 from studio.pipelines.adapters.layers import LayerSpec, layer_spec
-from studio.pipelines.adapters.patches.base import BoundPatch, Patch
+from studio.pipelines.adapters.patches.base import Adding, BoundPatch, Patch
 from studio.pipelines.adapters.paths import ParameterPath, find_module
 from studio.pipelines.adapters.routing import Route, Router, RouteWeight
 from studio.pipelines.errors import AdapterMismatchError
@@ -155,7 +155,11 @@ class _PatchedForward:
         self.is_convolution = isinstance(module, nn.Conv2d)
         self.needs_base_out = any(needs for _, _, needs in entries)
         folded = [] if self.needs_base_out else [entry for entry in entries if can_fold(module, original, *entry[:2])]
-        self.added = [entry for entry in entries if entry not in folded]
+        self.added = [
+            (bound, bound if isinstance(bound, Adding) and not self.is_convolution else None, weight)
+            for bound, weight, needs in entries
+            if (bound, weight, needs) not in folded
+        ]
         self.weight = folded_weight(module, [entry[:2] for entry in folded]) if folded else None
 
     @classmethod
@@ -169,7 +173,12 @@ class _PatchedForward:
     def __call__(self, x: Tensor) -> Tensor:
         output = self.original(x) if self.weight is None else run_with(self.module, self.weight, x)
         base_out = self._without_bias(output) if self.needs_base_out else output
-        for bound, weight, _ in self.added:
+        for bound, adding, weight in self.added:
+            if adding is not None and weight.chosen is None and x.dtype == output.dtype:
+                factor = weight.factor(output, self.is_convolution)
+                if not isinstance(factor, Tensor):
+                    output = adding.added_to(output, x, factor)
+                    continue
             output = _plus(output, x, base_out, bound, weight, self.is_convolution)
         return output
 

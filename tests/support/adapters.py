@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from studio.pipelines.adapters import Adapter, AdapterInfo, new_lora
+from studio.pipelines.adapters import Adapter, AdapterInfo, new_kronecker, new_lora
 from studio.pipelines.families import EMBEDDED, ModelFamily, family_named
 from tests.support.tiny_models import TinyModel, tiny_embedded, tiny_sd15, tiny_sdxl
 
@@ -50,6 +50,26 @@ def random_adapter(
             nn.init.normal_(tensor, 0.0, 0.1, generator=generator)
         if name.endswith(".magnitude"):
             tensor.mul_(1 + 0.2 * torch.rand(tensor.shape, generator=generator))
+    return adapter
+
+
+def random_kronecker(
+    model: TinyModel, factors: tuple[int, int] = (4, 4), *, seed: int = 0, targets: Mapping[str, str] | None = None
+) -> Adapter:
+    """A Kronecker adapter on `model` that changes its pictures visibly; the tensors do not require gradients."""
+    family = family_named(model.family)
+    generator = torch.Generator().manual_seed(seed)
+    adapter = new_kronecker(
+        model.components(),
+        {"unet": EMBEDDED.adapter_targets} if targets is None else targets,
+        factors,
+        generator=generator,
+        info=AdapterInfo(name=f"random {seed}", family=family.name),
+    )
+    for name, tensor in adapter.named_tensors().items():
+        tensor.requires_grad_(False)
+        if name.endswith(".second"):
+            nn.init.normal_(tensor, 0.0, 0.1, generator=generator)
     return adapter
 
 

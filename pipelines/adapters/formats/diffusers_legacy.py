@@ -12,13 +12,22 @@ None of them has alphas, unless the header has PEFT's configuration; alpha = ran
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from studio.pipelines.adapters.patches import LoRAPatch, Patch
 from studio.pipelines.adapters.paths import ParameterPath
-from studio.pipelines.adapters.serialization.dialect import Dialect, LayerCodec, Parts, Scale, decode_layers, group_by_layer
+from studio.pipelines.adapters.serialization.dialect import (
+    Dialect,
+    LayerCodec,
+    Parts,
+    Scale,
+    Shapes,
+    decode_layers,
+    group_by_layer,
+)
+from studio.pipelines.adapters.serialization.old_attention_processors import has_kronecker_shapes
 from studio.pipelines.adapters.serialization.peft_config import PeftScales
 
 _OLD_KEY = re.compile(
@@ -32,9 +41,10 @@ _PROJECTIONS = {
 }
 
 
-def detect(keys: Collection[str]) -> bool:
-    """Whether every key is an old one or, beside at least one old one, a PEFT one."""
-    return any(_OLD_KEY.fullmatch(key) for key in keys) and all(_parse(key) is not None for key in keys)
+def detect(shapes: Shapes) -> bool:
+    """Whether every key is an old one or, beside at least one old one, a PEFT one, and it is no DiffuseKronA file."""
+    ours = any(_OLD_KEY.fullmatch(key) for key in shapes) and all(_parse(key) is not None for key in shapes)
+    return ours and not has_kronecker_shapes(shapes)
 
 
 def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[ParameterPath, Patch]:

@@ -1,7 +1,12 @@
 """LyCORIS' dialect: kohya's names with other kinds of layers, which ComfyUI and A1111 read.
 
+* LoKr: `.lokr_w1`, or `.lokr_w1_a` and `_b`; `.lokr_w2`, or `.lokr_w2_a` and `_b`, with `.lokr_t2` in Tucker form. Its alpha
+  counts for decomposed factors only. Written with full factors and alpha 1: A1111 fails on others, and so every reader agrees.
+* LoHa: `.hada_w1_a`, `_b`, `.hada_w2_a`, `_b`, and the Tucker cores `.hada_t1` and `.hada_t2`.
 * A full difference is `.diff` for a weight and `.diff_b` for a bias; LyCORIS calls those of a norm `.w_norm` and `.b_norm`.
 * LoRA and DoRA layers beside them are as in kohya's dialect.
+
+The decomposed kernel of a convolution is flat in a file, `[r, in · kh · kw]`; the layer's name tells that it is 3×3.
 
 LyCORIS' wrapper and SimpleTuner write `lycoris_<path with underscores>` for a UNet's modules, which is read too.
 """
@@ -14,7 +19,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 from studio.pipelines.adapters.adapter import Adapter
-from studio.pipelines.adapters.patches import FullPatch, Patch
+from studio.pipelines.adapters.patches import Factor, FullPatch, KroneckerPatch, LoHaPatch, Patch
 from studio.pipelines.adapters.paths import ParameterPath
 from studio.pipelines.adapters.serialization.dialect import (
     Dialect,
@@ -29,11 +34,14 @@ from studio.pipelines.adapters.serialization.dialect import (
 from studio.pipelines.adapters.serialization.kohya_layers import (
     LORA_CODECS,
     LYCORIS_PARTS,
+    alpha_of,
+    alpha_tensor,
     kohya_key_of,
     parse_kohya_key,
     part_of,
 )
 from studio.pipelines.adapters.serialization.kohya_names import dotted_unet_name
+from studio.pipelines.adapters.serialization.lokr_parts import LOKR_LAYOUTS, full_factors, lokr_factors, with_kernels
 from studio.pipelines.families import ModelFamily
 
 _DIFF, _DIFF_B, _ALPHA = "diff", "diff_b", "alpha"
@@ -51,7 +59,8 @@ def detect(keys: Collection[str]) -> bool:
 
 def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[ParameterPath, Patch]:
     """Patches from a file's tensors; the metadata is not needed."""
-    return decode_layers(group_by_layer(tensors, _parse), _CODECS, lambda path: Scale())
+    layers = {path: with_kernels(path, parts) for path, parts in group_by_layer(tensors, _parse).items()}
+    return decode_layers(layers, _CODECS, lambda path: Scale())
 
 
 def write(adapter: Adapter, family: ModelFamily) -> FileContent:
@@ -73,6 +82,36 @@ def _parse_wrapper_key(key: str) -> tuple[ParameterPath, str] | None:
     return None if match is None or dotted is None else (ParameterPath("unet", dotted), match[2])
 
 
+def _decode_lokr(parts: Parts, scale: Scale) -> KroneckerPatch:
+    return KroneckerPatch(*lokr_factors(parts), alpha=alpha_of(parts))
+
+
+def _encode_lokr(patch: KroneckerPatch) -> dict[str, Tensor]:
+    return {**full_factors(patch), _ALPHA: alpha_tensor(1.0)}
+
+
+def _decode_loha(parts: Parts, scale: Scale) -> LoHaPatch:
+    first, second = (Factor(a=parts[f"hada_w{n}_a"], b=parts[f"hada_w{n}_b"], core=parts.get(f"hada_t{n}")) for n in (1, 2))
+    return LoHaPatch(first, second, alpha=alpha_of(parts))
+
+
+def _encode_loha(patch: LoHaPatch) -> dict[str, Tensor]:
+    parts: dict[str, Tensor] = {}
+    for number, factor in ((1, patch.first), (2, patch.second)):
+        assert factor.a is not None and factor.b is not None
+        parts |= {f"hada_w{number}_a": factor.a, f"hada_w{number}_b": factor.b.flatten(1)}
+        if factor.core is not None:
+            parts[f"hada_t{number}"] = factor.core
+    return {**parts, _ALPHA: alpha_tensor(patch.scale * patch.rank)}
+
+
+def _lokr_codecs() -> tuple[LayerCodec, ...]:
+    return tuple(LayerCodec(KroneckerPatch, layout, frozenset({_ALPHA}), _decode_lokr, _encode_lokr) for layout in LOKR_LAYOUTS)
+
+
+_LOHA_PARTS = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"})
+
+
 def _full_codec(part: str, parameter: str) -> LayerCodec:
     def decode(parts: Parts, scale: Scale) -> FullPatch:
         return FullPatch(parts[part])
@@ -84,6 +123,14 @@ def _full_codec(part: str, parameter: str) -> LayerCodec:
     return LayerCodec(FullPatch, frozenset({part}), frozenset({_ALPHA}), decode, encode, parameter)
 
 
-_CODECS = (*LORA_CODECS, _full_codec(_DIFF, "weight"), _full_codec(_DIFF_B, "bias"))
+_CODECS = (
+    *LORA_CODECS,
+    *_lokr_codecs(),
+    LayerCodec(LoHaPatch, _LOHA_PARTS, frozenset({_ALPHA}), _decode_loha, _encode_loha),
+    LayerCodec(LoHaPatch, _LOHA_PARTS | {"hada_t1", "hada_t2"}, frozenset({_ALPHA}), _decode_loha, _encode_loha),
+    _full_codec(_DIFF, "weight"),
+    _full_codec(_DIFF_B, "bias"),
+)
 
-LYCORIS = Dialect("lycoris", "LyCORIS (kohya's names)", detect, read, write)
+KINDS = frozenset({"lora", "dora", "full", "lokr", "loha"})
+LYCORIS = Dialect("lycoris", "LyCORIS (kohya's names)", detect, read, write, kinds=KINDS)

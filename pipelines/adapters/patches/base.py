@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,15 @@ class BoundPatch(Protocol):
             base_out: the unpatched layer's output *without bias*, `[B, …, out]` or `[B, out, H', W']`; read only by
                 patches with `needs_base_out`, which others may leave unfilled.
         """
+        ...
+
+
+@runtime_checkable
+class Adding(Protocol):
+    """A bound patch that adds its effect to a linear layer's output more cheaply than by making it first."""
+
+    def added_to(self, output: Tensor, x: Tensor, factor: float) -> Tensor:
+        """output + factor · Δ(x), as a new tensor. `output` `[B, …, out]` and `x` `[B, …, in]` have one type."""
         ...
 
 

@@ -106,6 +106,12 @@ class BoundLoRA:
         """scale · up(down(x)); `base_out` is not read."""
         return low_rank_forward(x, self.ready_down, self.ready_up, self.scale, self.spec)
 
+    def added_to(self, output: Tensor, x: Tensor, factor: float) -> Tensor:
+        """output + factor · scale · up(down(x)) for a linear layer: the sum and both factors are part of the second product."""
+        down, up = cast_like(self.ready_down, x), cast_like(self.ready_up, x)
+        inner = F.linear(x, down).flatten(0, -2)
+        return torch.addmm(output.flatten(0, -2), inner, up.t(), alpha=self.scale * factor).view(output.shape)
+
 
 def factors_for(spec: LayerSpec, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """The factors in the number of dimensions that the layer has; `AdapterMismatchError` if they do not fit it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,10 @@ Parts = Mapping[str, Tensor]
 """The tensors of one layer, by what follows the layer's name in their keys."""
 
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shapes of a file's tensors by key."""
+
+
 class FileContent(NamedTuple):
     """What goes into a file: tensors, and the metadata without which a reader would get the strength wrong."""
 
@@ -30,18 +34,30 @@ class Dialect:
     """One way to name an adapter's tensors.
 
     Attributes:
-        name: short, as in `--format`.
+        name: short; in `--format`, where there is no `option`.
         title: for people.
-        detect: whether a file with these keys is of this dialect; never true for a file of another one.
+        detect: whether a file with these keys and shapes is of this dialect; never true for a file of another one.
         read: (tensors, metadata) -> patches; `AdapterFileError` if one tensor is left over or does not fit.
         write: (adapter, family) -> what goes into the file; None where the dialect is only read.
+        kinds: which kinds of patches it can hold, though perhaps not in every shape.
+        is_exact: whether the tensor with this key is kept as it is, whatever type the others are stored in, because it is a
+            scale, positions or a shape rather than the adapter's numbers.
+        option: how `--format` and `save_adapter` call it: several dialects can be one tool's, for different kinds of patches.
     """
 
     name: str
     title: str
-    detect: Callable[[Collection[str]], bool]
+    detect: Callable[[Shapes], bool]
     read: Callable[[Mapping[str, Tensor], Mapping[str, str]], dict[ParameterPath, Patch]]
     write: Callable[[Adapter, ModelFamily], FileContent] | None = None
+    kinds: frozenset[str] = frozenset({"lora", "dora"})
+    is_exact: Callable[[str], bool] = lambda key: key.endswith(".alpha")
+    option: str | None = None
+
+    @property
+    def format_name(self) -> str:
+        """What it is called in `--format`."""
+        return self.name if self.option is None else self.option
 
 
 class Scale(NamedTuple):
@@ -138,8 +154,6 @@ def encode_layers(adapter: Adapter, codecs: Sequence[LayerCodec], key_of: Callab
 
 
 _TELLTALES = (
-    ("lokr_", "it holds LoKr layers, which cannot be read yet"),
-    ("hada_", "it holds LoHa layers, which cannot be read yet"),
     ("oft_", "it holds OFT layers, which cannot be read"),
     ("boft_", "it holds BOFT layers, which cannot be read"),
     ("lora_mid", "it holds Tucker-decomposed LoRA layers, which cannot be read"),
@@ -147,9 +161,12 @@ _TELLTALES = (
 
 
 def _kind_of(parts: Iterable[str]) -> str:
+    names = tuple(parts)
     for telltale, sentence in _TELLTALES:
-        if any(part.startswith(telltale) for part in parts):
+        if any(name.startswith(telltale) for name in names):
             return sentence
+    if "dora_scale" in names and any(name.startswith(("lokr_", "hada_")) for name in names):
+        return "it has DoRA magnitudes (dora_scale) on LoKr or LoHa layers, which are read on LoRA layers only"
     return "it lacks tensors or has surplus ones"
 
 

@@ -136,8 +136,18 @@ def _sd_scripts(info: AdapterInfo, adapter: Adapter, family: ModelFamily, tensor
 
 def _network_args(adapter: Adapter) -> str | None:
     """LyCORIS' arguments for the most frequent kind of patch that is no LoRA, as its own training would have had them."""
-    known = {"dora": {"algo": "lora", "dora_wd": "True"}, "full": {"algo": "full"}}
+    known: dict[str, dict[str, Any]] = {
+        "dora": {"algo": "lora", "dora_wd": "True"},
+        "full": {"algo": "full"},
+        "loha": {"algo": "loha"},
+        "lokr": {"algo": "lokr", "factor": _lokr_factor(adapter), "full_matrix": "True"},
+    }
     return next((json.dumps(known[kind]) for kind in adapter.kinds() if kind in known), None)
+
+
+def _lokr_factor(adapter: Adapter) -> str:
+    """Smaller side of the most frequent first factor: LyCORIS' argument has one number for both sides."""
+    return min(next(iter(adapter.factors()), "-1").split("×"), key=int)
 
 
 def _rank_and_alpha(adapter: Adapter) -> tuple[str | None, str | None]:

@@ -30,17 +30,24 @@ class PeftScales:
         prefix = f"{path.component}."
         if f"{prefix}lora_alpha" not in self._config:
             return Scale()
-        alpha = self._config[f"{prefix}lora_alpha"]
-        patterns = self._config.get(f"{prefix}alpha_pattern", {})
-        if not isinstance(patterns, dict):
-            raise AdapterFileError(f"its metadata gives {prefix}alpha_pattern in a way that PEFT does not.")
-        for pattern, value in patterns.items():
-            if _matches(pattern, path.module):
-                alpha = value
-                break
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-            raise AdapterFileError(f"its metadata gives {path} the alpha {alpha!r}, which is no number.")
-        return Scale(float(alpha), self._config.get(f"{prefix}use_rslora") is True)
+        alpha = _number_at(self._config, path, "lora_alpha", "alpha_pattern")
+        return Scale(alpha, self._config.get(f"{prefix}use_rslora") is True)
+
+
+class PeftLoKrScales:
+    """alpha / r of each layer, as LoKrConfig gives them."""
+
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._config = _parse(metadata.get(METADATA_KEY))
+
+    def __call__(self, path: ParameterPath) -> float:
+        """The scale at `path`; 1 where the file says nothing, as diffusers has it."""
+        if not {f"{path.component}.alpha", f"{path.component}.r"} <= self._config.keys():
+            return 1.0
+        rank = _number_at(self._config, path, "r", "rank_pattern")
+        if rank <= 0:
+            raise AdapterFileError(f"its metadata gives {path} the rank {rank:g}.")
+        return _number_at(self._config, path, "alpha", "alpha_pattern") / rank
 
 
 def peft_config(adapter: Adapter) -> dict[str, str]:
@@ -75,6 +82,20 @@ def peft_config(adapter: Adapter) -> dict[str, str]:
     return {METADATA_KEY: json.dumps(config, indent=2, sort_keys=True)}
 
 
+def lokr_config(adapter: Adapter, decompose_factor: int, rank: int) -> dict[str, str]:
+    """The metadata entry for an adapter of LoKr layers with full factors, as PEFT's LoKrConfig of each component."""
+    config: dict[str, Any] = {}
+    for component in adapter.components():
+        own = {
+            "r": rank,
+            "alpha": rank,
+            "decompose_factor": decompose_factor,
+            "target_modules": sorted(path.module for path in adapter.patches if path.component == component),
+        }
+        config |= {f"{component}.{name}": value for name, value in own.items()}
+    return {METADATA_KEY: json.dumps(config, indent=2, sort_keys=True)}
+
+
 def _lora_inside(patch: Patch) -> LoRAPatch:
     lora = patch.lora if isinstance(patch, DoRAPatch) else patch
     if not isinstance(lora, LoRAPatch):
@@ -92,6 +113,19 @@ def _parse(text: str | None) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise AdapterFileError(f"its metadata entry {METADATA_KEY} is not a JSON object.")
     return config
+
+
+def _number_at(config: Mapping[str, Any], path: ParameterPath, key: str, patterns_key: str) -> float:
+    """What a PEFT configuration gives the layer at `path`: the first pattern that means it, or the common value."""
+    patterns = config.get(f"{path.component}.{patterns_key}", {})
+    if not isinstance(patterns, dict):
+        raise AdapterFileError(f"its metadata gives {path.component}.{patterns_key} in a way that PEFT does not.")
+    values = (value for pattern, value in patterns.items() if _matches(pattern, path.module))
+    number = next(values, config[f"{path.component}.{key}"])
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        what = "rank" if key == "r" else "alpha"
+        raise AdapterFileError(f"its metadata gives {path} the {what} {number!r}, which is no number.")
+    return float(number)
 
 
 def _matches(pattern: str, module: str) -> bool:

@@ -107,8 +107,24 @@ TENSORS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "alpha alone": ({f"{LAYER}.alpha": torch.tensor(1.0)}, "lacks tensors"),
     "surplus": (changed(lora_extra__weight=torch.ones(2, 2)), "lacks tensors or has surplus ones.*lora_extra"),
     "Tucker": (changed(lora_mid__weight=torch.ones(2, 2)), "Tucker"),
-    "LoKr": ({f"{LAYER}.lokr_w1": torch.ones(2, 2), f"{LAYER}.lokr_w2": torch.ones(2, 2)}, "LoKr"),
-    "LoHa": ({f"{LAYER}.hada_w1_a": torch.ones(2, 2)}, "LoHa"),
+    "half a LoKr": ({f"{LAYER}.lokr_w1": torch.ones(2, 2)}, "lacks tensors"),
+    "a LoKr factor twice": (
+        {f"{LAYER}.lokr_{part}": torch.ones(2, 2) for part in ("w1", "w1_a", "w1_b", "w2")},
+        "surplus ones.*lokr_w1, lokr_w1_a",
+    ),
+    "a LoKr's ranks": (
+        {f"{LAYER}.lokr_w1": torch.ones(2, 2), f"{LAYER}.lokr_w2_a": torch.ones(3, 2), f"{LAYER}.lokr_w2_b": torch.ones(3, 2)},
+        "parts of a factor do not fit together",
+    ),
+    "half a LoHa": ({f"{LAYER}.hada_w1_a": torch.ones(2, 2)}, "lacks tensors"),
+    "a LoKr with magnitudes": (
+        {f"{LAYER}.lokr_w1": torch.ones(2, 2), f"{LAYER}.lokr_w2": torch.ones(3, 2), f"{LAYER}.dora_scale": torch.ones(6, 1)},
+        "DoRA magnitudes .* on LoKr or LoHa layers",
+    ),
+    "LyCORIS of another model": (
+        {"lycoris_single_blocks_0_attn.lokr_w1": torch.ones(2, 2)},
+        "a model that the studio does not run",
+    ),
     "full difference beside a LoRA": (changed(diff=torch.ones(6, 4)), "surplus ones"),
     "magnitudes": (changed(dora_scale=torch.ones(5, 1)), "one magnitude per output channel"),
     "input magnitudes": (changed(dora_scale=torch.ones(1, 4)), "scales input channels"),
