@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from PIL import Image
 
-from studio.pipelines.adapters import AdapterInfo, Redaction, TrainingRecord, load_adapter, save_adapter
+from studio.pipelines.adapters import (
+    Adapter,
+    AdapterInfo,
+    Redaction,
+    SparsePatch,
+    TrainingRecord,
+    load_adapter,
+    save_adapter,
+)
+from studio.pipelines.adapters.conversion import to_full
+from studio.pipelines.adapters.files import dialects_for
+from studio.pipelines.errors import AdapterFileError
+from studio.pipelines.families import ModelFamily
 from studio.training.config import TrainConfig
 from studio.training.method import Trainable
 from studio.training.record import RunRecord
 from studio.training.run_folder import RunFolder
 from studio.training.samples import thumbnail_url
 from studio.training.session import Concept
+
+LARGEST_DIFFERENCES_BYTES = 2**30
+DIFFERENCE_BYTES = 2
+"""Of one weight in a file of full differences (float16)."""
+STUDIO_ONLY = frozenset({"sparse"})
+"""Types of adapters that no other tool reads as they are."""
 
 
 def adapter_info(concept: Concept, step: int) -> AdapterInfo:
@@ -81,8 +100,37 @@ def training_record(concept: Concept, step: int) -> TrainingRecord:
 
 
 def save_checkpoint_adapter(concept: Concept, trainable: Trainable, step: int, path: Path) -> None:
-    """Write what was learned so far as a PEFT file that can be used at once."""
-    save_adapter(trainable.extract(adapter_info(concept, step)), path, "peft", family=concept.base.family)
+    """Write what was learned so far as a file that can be used at once."""
+    save_own(trainable.extract(adapter_info(concept, step)), path, concept.base.family)
+
+
+def save_own(adapter: Adapter, path: Path, family: ModelFamily, redact: Redaction = "none") -> None:
+    """Write `adapter` in the first dialect that holds it as it is: PEFT's where that is possible."""
+    formats = dialects_for(adapter)
+    for name in formats:
+        try:
+            return save_adapter(adapter, path, name, redact=redact, family=family)
+        except AdapterFileError:  # the kind fits and the shape does not
+            if name == formats[-1]:
+                raise
+    raise AdapterFileError(f"There is no file format that holds {' and '.join(adapter.kinds())} patches together.")
+
+
+def save_for_others(adapter: Adapter, path: Path, family: ModelFamily, redact: Redaction = "none") -> bool:
+    """Write `adapter` for A1111 and ComfyUI, in kohya's names; what only the studio reads, as full differences.
+
+    Returns:
+        Whether it was written: differences of more than a gigabyte are left to `studio export`.
+    """
+    own = next((name for name in ("kohya", "lycoris") if name in dialects_for(adapter)), None)
+    if own is not None:
+        save_adapter(adapter, path, own, redact=redact, family=family)
+        return True
+    shapes = [patch.weight_shape for patch in adapter.patches.values() if isinstance(patch, SparsePatch)]
+    if DIFFERENCE_BYTES * sum(map(math.prod, shapes)) > LARGEST_DIFFERENCES_BYTES:
+        return False
+    save_adapter(to_full(adapter), path, "lycoris", redact=redact, family=family)
+    return True
 
 
 def save_final_adapters(
@@ -93,7 +141,7 @@ def save_final_adapters(
     thumbnail: Image.Image | None,
     redact: Redaction,
 ) -> None:
-    """Write the chosen checkpoint's adapter in both dialects, with its thumbnail and the reason of the choice."""
+    """Write the chosen checkpoint's adapter, for the studio and for other tools, with thumbnail and reason of the choice."""
     adapter = load_adapter(checkpoint_adapter)
     assert record.chosen_step is not None
     info = replace(
@@ -104,31 +152,41 @@ def save_final_adapters(
         role_blocks=adapter.info.role_blocks,
     )
     finished = replace(adapter, info=info)
-    save_adapter(finished, folder.adapter, "peft", redact=redact, family=concept.base.family)
-    save_adapter(finished, folder.kohya_adapter, "kohya", redact=redact, family=concept.base.family)
+    save_own(finished, folder.adapter, concept.base.family, redact)
+    save_for_others(finished, folder.kohya_adapter, concept.base.family, redact)
 
 
-def usage_commands(folder: RunFolder, config: TrainConfig, trigger: str) -> tuple[str, ...]:
+def usage_commands(folder: RunFolder, config: TrainConfig, trigger: str, adapter_type: str) -> tuple[str, ...]:
     """Lines to type to use the adapter."""
     base = "" if config.model.base == "embedded" else f" --base {_quoted(config.model.base)}"
-    return (
-        "# a picture with the studio",
-        f'studio generate --prompt "a {trigger} in the snow" --adapter {_quoted(str(folder.adapter))}{base}',
-        "",
+    with_diffusers = (
         "# the same in Python, with diffusers",
         f'pipeline.load_lora_weights("{folder.path.name}", weight_name="adapter.safetensors")',
         f'pipeline("a {trigger} in the snow").images[0]',
         "",
+    )
+    for_others = (
+        "# for other tools: a whole model in diffusers' layout",
+        f"studio export {_quoted(str(folder.adapter))} --format merged{base}",
+        "",
+    )
+    return (
+        "# a picture with the studio",
+        f'studio generate --prompt "a {trigger} in the snow" --adapter {_quoted(str(folder.adapter))}{base}',
+        "",
+        *(for_others if adapter_type in STUDIO_ONLY else with_diffusers),
         "# what it is",
         f"studio inspect {_quoted(str(folder.adapter))}",
     )
 
 
-def file_list() -> tuple[tuple[str, str], ...]:
+def file_list(folder: RunFolder, adapter_type: str) -> tuple[tuple[str, str], ...]:
     """The files of a finished run, and what each is for."""
+    studio_only = adapter_type in STUDIO_ONLY
+    kohya = "the same for A1111, Forge, ComfyUI and InvokeAI" if not studio_only else "the same for A1111 and ComfyUI, larger"
     return (
-        ("adapter.safetensors", "for diffusers, PEFT, SD.Next and the studio"),
-        ("adapter.kohya.safetensors", "the same for A1111, Forge, ComfyUI and InvokeAI"),
+        ("adapter.safetensors", "for the studio" if studio_only else "for diffusers, PEFT, SD.Next and the studio"),
+        *([(folder.kohya_adapter.name, kohya)] if folder.kohya_adapter.is_file() else []),
         ("checkpoints/", "the adapters of earlier steps, and what resuming needs"),
         ("samples/", "the sample pictures of this page"),
         ("metrics.jsonl", "the loss of every step, a JSON object a line"),

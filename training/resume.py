@@ -53,8 +53,8 @@ def refuse_changes(folder: RunFolder, record: RunRecord, concept: Concept) -> No
 
 
 def is_finished(folder: RunFolder, record: RunRecord) -> bool:
-    """True when the run is over and its adapters are there."""
-    return record.status == FINISHED and folder.adapter.is_file() and folder.kohya_adapter.is_file()
+    """True when the run is over and its adapter is there."""
+    return record.status == FINISHED and folder.adapter.is_file()
 
 
 def newest_state(folder: RunFolder) -> tuple[Checkpoint, TrainState] | None:

@@ -38,7 +38,8 @@ class TrainResult:
     """What a finished run left behind.
 
     Attributes:
-        adapter_path: PEFT file. kohya_path: the same for other tools. report_path: index.html.
+        adapter_path: PEFT file, or the studio's own. kohya_path: the same for other tools; not there if it would be large.
+        report_path: index.html.
         chosen_step, reason: which checkpoint it is, and why. warnings: sentences.
         base_score, scores: None and empty without a scorer. already_finished: nothing was left to do.
         train_seconds: wall time in training steps. cpu_seconds: of the process, all threads, samples included.

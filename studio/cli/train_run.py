@@ -39,7 +39,8 @@ def run_method(
     config = load_config(config_file, {**assignments(settings or []), **given, "adapter.method": method})
     result = train(config, resume=resume, progress=progress_for_terminal(), redact=_redaction(redact))
     typer.echo(f"adapter: {result.adapter_path}")
-    typer.echo(f"         {result.kohya_path}")
+    if result.kohya_path.is_file():
+        typer.echo(f"         {result.kohya_path}")
     typer.echo(f"report:  {result.report_path}")
     typer.echo(f'next:    studio generate --adapter {result.adapter_path} --prompt "a {result.trigger} in the snow"')
 

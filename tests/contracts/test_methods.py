@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from studio.pipelines.adapters import AdapterInfo, Route, load_adapter, patched, save_adapter
+from studio.pipelines.adapters.files import dialects_for
 from studio.pipelines.base_model import BaseModel, encode_text
 from studio.pipelines.errors import ConfigError
 from studio.training.config import TrainConfig, load_config, resolve_defaults
@@ -158,7 +159,7 @@ def test_the_extracted_adapter_does_what_the_live_one_does(base: BaseModel, trai
         live = _output(base)
     with patched(base.components(), [Route(adapter)]):
         assert torch.equal(_output(base), live)
-    save_adapter(adapter, tmp_path / "adapter.safetensors", "peft", dtype=torch.float32, family=base.family)
+    save_adapter(adapter, tmp_path / "adapter.safetensors", dialects_for(adapter)[0], dtype=torch.float32, family=base.family)
     with patched(base.components(), [Route(load_adapter(tmp_path / "adapter.safetensors"))]):
         torch.testing.assert_close(_output(base), live, atol=1e-6, rtol=1e-5)
 

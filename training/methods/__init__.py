@@ -8,8 +8,9 @@ from studio.pipelines.errors import ConfigError
 from studio.training.method import AdapterMethod
 from studio.training.methods.b_lora import BLoRA
 from studio.training.methods.dreambooth_lora import DreamBoothLoRA
+from studio.training.methods.sara import Sara
 
-METHODS: tuple[AdapterMethod[Any], ...] = (DreamBoothLoRA(), BLoRA())
+METHODS: tuple[AdapterMethod[Any], ...] = (DreamBoothLoRA(), BLoRA(), Sara())
 """Every method there is; the contract tests run on each."""
 
 

@@ -59,8 +59,8 @@ def write_report(concept: Concept, folder: RunFolder, record: RunRecord, trainab
         reason=record.reason if record.reason else "The run is not finished yet; the choice is made at its end.",
         warnings=record.warnings,
         notes=dataset.notes,
-        files=file_list() if record.status == FINISHED else (),
-        commands=usage_commands(folder, config, record.trigger),
+        files=file_list(folder, concept.method.adapter_type) if record.status == FINISHED else (),
+        commands=usage_commands(folder, config, record.trigger, concept.method.adapter_type),
         settings=flat_settings(config),
     )
     atomic_write_text(folder.report, report_page(facts))
