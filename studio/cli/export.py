@@ -17,6 +17,13 @@ class Format(StrEnum):
     MERGED = "merged"
 
 
+class Role(StrEnum):
+    """Halves of an adapter."""
+
+    CONTENT = "content"
+    STYLE = "style"
+
+
 class Redact(StrEnum):
     """What metadata to leave out."""
 
@@ -53,6 +60,10 @@ def export(
             show_default=False,
         ),
     ] = None,
+    role: Annotated[
+        Role | None,
+        typer.Option(help="Only this half of a B-LoRA: what its picture shows, or how it is drawn.", show_default=False),
+    ] = None,
     strength: Annotated[float, typer.Option(help="With merged: how strongly the adapter acts; 1 is as trained.")] = 1.0,
     redact: Annotated[
         Redact,
@@ -65,8 +76,8 @@ def export(
 ) -> None:
     """Write an adapter in another file format, or merged into a base model.
 
-    Every tensor of FILE is in the result, at the same strength. Nothing is overwritten halfway: the result appears whole or
-    not at all.
+    Every tensor of FILE, or of the half that --role names, is in the result, at the same strength. Nothing is overwritten
+    halfway: the result appears whole or not at all.
 
     Example: studio export ohwx-dog.safetensors --format kohya --redact private
     """
@@ -76,8 +87,13 @@ def export(
     from studio.pipelines.errors import UserError
 
     adapter = load_adapter(file)
+    stem = file.stem
+    if role is not None:
+        from studio.pipelines.adapters.roles import select_roles
+
+        adapter, stem = select_roles(adapter, [role.value]), f"{stem}.{role}"
     if output is None:
-        output = file.with_name(f"{file.stem}-merged" if format is Format.MERGED else f"{file.stem}.{format}.safetensors")
+        output = file.with_name(f"{stem}-merged" if format is Format.MERGED else f"{stem}.{format}.safetensors")
     if output.exists() and output.samefile(file):
         raise UserError(f"{output} is the file that is read; choose another name with --output.")
     stored_type = {Precision.FLOAT16: torch.float16, Precision.BFLOAT16: torch.bfloat16}.get(dtype, torch.float32)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from studio.cli.main import main
 from studio.pipelines.adapters import Adapter, LoRAPatch, ParameterPath, Route, load_adapter, merge_into, patched, save_adapter
 from studio.pipelines.adapters.roles import (
     FLUX_ROLES,
@@ -168,3 +169,18 @@ def test_an_unreadable_entry_is_passed_over(model: TinyModel, tmp_path: Path, te
     tensors = {f"unet.{CONTENT}.transformer_blocks.0.attn1.to_q.{part}.weight": tensor for part, tensor in down_up.items()}
     save_file(tensors, path, {"studio.roles": text})
     assert load_adapter(path).info.role_blocks == {}
+
+
+def test_the_export_command_writes_one_half(model: TinyModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    adapter = b_lora(model)
+    save_adapter(adapter, tmp_path / "both.safetensors", dtype=torch.float32)
+    command = ["export", str(tmp_path / "both.safetensors"), "--format", "peft", "--dtype", "float32"]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--role", "style"])
+    assert ended.value.code == 0
+    written = load_adapter(tmp_path / "both.style.peft.safetensors")
+    assert written.content_hash() == select_roles(adapter, ["style"]).content_hash()
+    assert written.info.roles == ("style",) and written.info.role_blocks == {"style": (STYLE,)}
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tmp_path / "both.style.peft.safetensors"), "--role", "content"])
+    assert ended.value.code == 2 and "has no content half" in capfd.readouterr().err
