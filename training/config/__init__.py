@@ -20,9 +20,9 @@ from studio.training.config.schema import (
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
-    Section,
     TrainConfig,
 )
+from studio.training.config.section import Section
 from studio.training.config.writing import dump_toml
 
 __all__ = [
