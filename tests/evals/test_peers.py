@@ -110,5 +110,5 @@ def test_a_lora_step_on_sdxl_counts_no_more_than_pefts():
     """Forward and backward at full size, bfloat16 base and float32 adapters of rank 16, as both train by default."""
     ours, theirs = our_cost(), peft_cost()
     assert ours.flops <= theirs.flops
-    assert ours.ops <= 10_987 < theirs.ops
+    assert ours.ops <= 9_307 <= 0.83 * theirs.ops
     assert ours.saved_bytes <= 5.64e9 and ours.saved_bytes <= 0.73 * theirs.saved_bytes
