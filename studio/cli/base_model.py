@@ -69,9 +69,7 @@ def base_model(
     if stage in (Stage.denoiser, Stage.all):
         processes = max(count for count in range(1, workers + 1) if recipe.batch_size % count == 0)
         torch.set_num_threads(1)
-        plan = denoiser.RunPlan(
-            pictures=pictures, anneal=anneal, compile=compiled, rewarm_from=rewarm_from, processes=processes
-        )
+        plan = denoiser.RunPlan(pictures=pictures, anneal=anneal, compile=compiled, rewarm_from=rewarm_from, processes=processes)
         denoiser.train_denoiser(state, recipe, plan)
     if stage in (Stage.export, Stage.all):
         export.export(state, recipe, output)
