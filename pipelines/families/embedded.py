@@ -61,6 +61,27 @@ SARA = TrainDefaults(
 Density and rate are first guesses; `make sweep-sara` tries rates around this one.
 """
 
+DIFFUSEKRONA_FACTORS = "8x8"
+DIFFUSEKRONA_LEARNING_RATE = 1e-3
+DIFFUSEKRONA = TrainDefaults(
+    resolution=96,
+    learning_rate=DIFFUSEKRONA_LEARNING_RATE,
+    batch_size=4,
+    steps_per_image=120,
+    min_steps=400,
+    max_steps=800,
+    snr_gamma=None,
+    prior="base-output",
+    caption_dropout=0.1,
+    bare_caption_share=0.4,
+    timesteps="logit-normal",
+    timestep_mean=0.2,
+    timestep_uniform_share=0.15,
+    kronecker_factors=DIFFUSEKRONA_FACTORS,
+)
+"""DiffuseKronA here: where a LoRA would sit, convolutions too. Its first factor shall be the smaller one (as in the paper), and
+with 80 channels at the least that leaves 8: 16 divides everything as well, beside second factors of 5. Both are first guesses."""
+
 EMBEDDED = ModelFamily(
     name="embedded",
     title="the embedded toy-world model",
@@ -92,7 +113,7 @@ EMBEDDED = ModelFamily(
     # As `studio probe-blocks` found on the weights of 138,048 pictures; a `block_probe.json` beside the weights is stronger.
     content_block="up_blocks.2.attentions.0",
     style_block="up_blocks.2.attentions.1",
-    method_train={"sara": SARA, "b-lora": B_LORA},
+    method_train={"b-lora": B_LORA, "diffusekrona": DIFFUSEKRONA, "sara": SARA},
     train=TrainDefaults(
         resolution=96,
         rank=16,

@@ -51,6 +51,7 @@ class TrainDefaults:
         timesteps: how a training step's noise level is drawn: all alike, or mostly in the middle as
             sigmoid(N(timestep_mean, 1)) × 1000, with `timestep_uniform_share` of them uniform all the same.
         targets: regular expression of what trains in the denoiser; None for the family's `adapter_targets`.
+        kronecker_factors: size of the first Kronecker factor, "OUTxIN", where there is one.
         sparse_threshold, sparse_density: which single weights train, where such do: all below the threshold, or this share
             of each tensor, the smallest; one of the two.
     """
@@ -76,6 +77,7 @@ class TrainDefaults:
     timestep_mean: float = 0.0
     timestep_uniform_share: float = 0.0
     targets: str | None = None
+    kronecker_factors: str | None = None
     sparse_threshold: float | None = None
     sparse_density: float | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from studio.pipelines.families.b_lora import b_lora_defaults
+from studio.pipelines.families.diffusekrona import diffusekrona_defaults
 from studio.pipelines.families.family import ModelFamily, TextEncoderFacts, TrainDefaults
 from studio.pipelines.families.sara import sara_defaults
 from studio.pipelines.families.targets import ATTENTION, TEXT_ATTENTION
@@ -37,5 +38,9 @@ SD2 = ModelFamily(
     adapter_targets=ATTENTION,
     text_encoder_targets=TEXT_ATTENTION,
     train=TrainDefaults(resolution=768),
-    method_train={"b-lora": b_lora_defaults(768), "sara": sara_defaults(768)},
+    method_train={
+        "b-lora": b_lora_defaults(768),
+        "diffusekrona": diffusekrona_defaults(768),
+        "sara": sara_defaults(768),
+    },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from studio.pipelines.families.b_lora import b_lora_defaults
+from studio.pipelines.families.diffusekrona import diffusekrona_defaults
 from studio.pipelines.families.family import ModelFamily, TextEncoderFacts, TrainDefaults
 from studio.pipelines.families.ldm_names import ldm_block_names
 from studio.pipelines.families.sara import sara_defaults
@@ -48,5 +49,9 @@ SDXL = ModelFamily(
     style_block="up_blocks.0.attentions.1",
     kohya_names=ldm_block_names(num_levels=3, layers_per_block=2, attention_levels=(1, 2)),
     train=TrainDefaults(resolution=1024, steps_per_image=120, min_steps=500),
-    method_train={"b-lora": b_lora_defaults(1024), "sara": sara_defaults(1024)},
+    method_train={
+        "b-lora": b_lora_defaults(1024),
+        "diffusekrona": diffusekrona_defaults(1024),
+        "sara": sara_defaults(1024),
+    },
 )

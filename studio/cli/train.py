@@ -8,6 +8,7 @@ from __future__ import annotations
 import typer
 
 from studio.cli.train_b_lora import b_lora
+from studio.cli.train_diffusekrona import diffusekrona
 from studio.cli.train_dreambooth_lora import dreambooth_lora
 
 train = typer.Typer(
@@ -26,3 +27,4 @@ def _methods() -> None:
 
 train.command("dreambooth-lora")(dreambooth_lora)
 train.command("b-lora")(b_lora)
+train.command("diffusekrona")(diffusekrona)

@@ -22,6 +22,8 @@ from tests.support.tiny_bases import tiny_base
 
 FAMILIES = ("embedded", "sdxl")
 INFO = AdapterInfo(name="test")
+TINY_SETTINGS = {"diffusekrona": {"krona.factors": "4x4"}}
+"""What a method needs on models as small as these."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -47,6 +49,7 @@ def settings(base: BaseModel, method: AdapterMethod[Any]) -> TrainConfig:
         "adapter.train_text_encoder": True,
         "optimizer.learning_rate": 0.05,
         "optimizer.text_encoder_learning_rate": 0.05,
+        **TINY_SETTINGS.get(method.name, {}),
     }
     settings = resolve_defaults(load_config(None, tables), base.family, 4)
     try:

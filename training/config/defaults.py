@@ -38,6 +38,7 @@ def resolve_defaults(config: TrainConfig, family: ModelFamily, num_images: int) 
                     "caption_dropout": _first(config.concept.caption_dropout, train.caption_dropout),
                 }
             ),
+            "krona": config.krona.model_copy(update={"factors": _first(config.krona.factors, train.kronecker_factors)}),
             "sara": _sara(config, train),
             "adapter": _adapter(config.adapter, family, train),
             "optimizer": _optimizer(config, train),

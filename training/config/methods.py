@@ -46,7 +46,9 @@ B_LORA = MethodPreset(
 
 SARA = MethodPreset(tables={"schedule": {"name": "cosine"}}, section="sara")
 
-PRESETS: Mapping[str, MethodPreset] = {"b-lora": B_LORA, "sara": SARA}
+DIFFUSEKRONA = MethodPreset(section="krona")
+
+PRESETS: Mapping[str, MethodPreset] = {"b-lora": B_LORA, "diffusekrona": DIFFUSEKRONA, "sara": SARA}
 
 
 def preset_of(method: str) -> MethodPreset:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from studio.training.config.b_lora import BLoRAConfig
+from studio.training.config.krona import KronaConfig
 from studio.training.config.methods import check_sections, with_presets
 from studio.training.config.sara import SaraConfig
 from studio.training.config.section import (
@@ -183,6 +184,7 @@ class TrainConfig(Section):
     data: DataConfig = DataConfig()
     run: RunConfig = RunConfig()
     b_lora: BLoRAConfig = BLoRAConfig()
+    krona: KronaConfig = KronaConfig()
     sara: SaraConfig = SaraConfig()
 
     @model_validator(mode="before")
@@ -206,6 +208,7 @@ SECTIONS: dict[str, type[Section]] = {
     "data": DataConfig,
     "run": RunConfig,
     "b_lora": BLoRAConfig,
+    "krona": KronaConfig,
     "sara": SaraConfig,
 }
 """The sections by name, in the order of `TrainConfig`."""

@@ -7,10 +7,11 @@ from typing import Any
 from studio.pipelines.errors import ConfigError
 from studio.training.method import AdapterMethod
 from studio.training.methods.b_lora import BLoRA
+from studio.training.methods.diffusekrona import DiffuseKronA
 from studio.training.methods.dreambooth_lora import DreamBoothLoRA
 from studio.training.methods.sara import Sara
 
-METHODS: tuple[AdapterMethod[Any], ...] = (DreamBoothLoRA(), BLoRA(), Sara())
+METHODS: tuple[AdapterMethod[Any], ...] = (DreamBoothLoRA(), BLoRA(), DiffuseKronA(), Sara())
 """Every method there is; the contract tests run on each."""
 
 
