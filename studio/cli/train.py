@@ -10,6 +10,7 @@ import typer
 from studio.cli.train_b_lora import b_lora
 from studio.cli.train_diffusekrona import diffusekrona
 from studio.cli.train_dreambooth_lora import dreambooth_lora
+from studio.cli.train_sara import sara
 
 train = typer.Typer(
     name="train",
@@ -28,3 +29,4 @@ def _methods() -> None:
 train.command("dreambooth-lora")(dreambooth_lora)
 train.command("b-lora")(b_lora)
 train.command("diffusekrona")(diffusekrona)
+train.command("sara")(sara)

@@ -21,17 +21,27 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from studio.kernels.sparse_update import gather, scatter_
+from studio.pipelines.adapters.base_samples import BaseSamples
+from studio.pipelines.adapters.patches.sparse import digest_of
 from studio.training.sara.selection import Selected
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One tensor's part of the packed vector: `delta[start:end]`, and the base's own values there in the base's type."""
+    """One tensor's part of the packed vector.
+
+    Attributes:
+        selected: the tensor and its chosen entries. start, end: its part is `delta[start:end]`.
+        original: the base's own values there, in the base's type.
+        samples: of the whole tensor, by which the base is known again. digest: of the positions.
+    """
 
     selected: Selected
     start: int
     end: int
     original: Tensor
+    samples: BaseSamples
+    digest: str
 
     @property
     def part(self) -> slice:
@@ -56,7 +66,8 @@ class PackedWeights(nn.Module):
         start = 0
         for each in selected:
             original = each.parameter.detach().reshape(-1)[each.indices].clone()
-            targets.append(Target(each, start, start + len(original), original))
+            samples, digest = BaseSamples.of(each.parameter), digest_of(each.indices)
+            targets.append(Target(each, start, start + len(original), original, samples, digest))
             start += len(original)
         assert targets, "nothing is selected"
         self.targets = tuple(targets)
@@ -151,7 +162,7 @@ class PackedWeights(nn.Module):
 
         @torch.no_grad()
         def after(*_: Any) -> None:
-            if self._settled is not None:
+            if aside:  # a subclass's step that calls its parent's comes by twice
                 self.delta[self._settled] = aside.pop()
             self._written = None  # fused optimizers do not raise a tensor's version
             self.write()

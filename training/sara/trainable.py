@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from studio.pipelines.adapters import Adapter, AdapterInfo, ParameterPath, Patch, SparsePatch
-from studio.pipelines.adapters.base_samples import BaseSamples
+from studio.pipelines.adapters import Adapter, AdapterInfo
 from studio.training.method import Trainable
 from studio.training.optimizers import OptimizerFactory, ParameterGroup
+from studio.training.sara.extraction import sparse_patches
 from studio.training.sara.nuclear import NuclearNorm
-from studio.training.sara.packed import PackedWeights, Target
+from studio.training.sara.packed import PackedWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,6 @@ class SaraTrainable(Trainable):
         self._seed = seed
         self._step = 0
         self._is_active = False
-        self._samples = {
-            target.selected.path: BaseSamples.of(target.selected.parameter) for packed in self.packed for target in packed
-        }
 
     @property
     def packed(self) -> tuple[PackedWeights, ...]:
@@ -107,11 +104,8 @@ class SaraTrainable(Trainable):
 
     def extract(self, info: AdapterInfo) -> Adapter:
         """Changes of single weights, with their places and samples of the base by which another base is refused."""
-        patches: dict[ParameterPath, Patch] = {}
-        for packed in self.packed:
-            for target in packed:
-                patches[target.selected.path] = self._patch(packed, target, info.base_name)
-        return Adapter(info, patches)
+        patches = [sparse_patches(packed, info.base_name) for packed in self.packed]
+        return Adapter(info, {path: patch for group in patches for path, patch in group.items()})
 
     def get_extra_state(self) -> Tensor:
         """Steps done and the regularizer's seed, int64 `[2]`."""
@@ -121,17 +115,6 @@ class SaraTrainable(Trainable):
         """Put back what `get_extra_state` gave."""
         assert isinstance(state, Tensor)
         self._step, self._seed = (int(number) for number in state)
-
-    def _patch(self, packed: PackedWeights, target: Target, base_name: str | None) -> SparsePatch:
-        selected = target.selected
-        samples = BaseSamples(self._samples[selected.path].values, base_name)
-        return SparsePatch(
-            values=packed.delta.detach()[target.part].to("cpu", copy=True),
-            shape=tuple(selected.parameter.shape),
-            indices=selected.indices.cpu(),
-            threshold=selected.threshold,
-            base=samples,
-        )
 
     def _attach(self) -> None:
         for packed in self.packed:
