@@ -53,6 +53,25 @@ def kronecker_linear(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return result.reshape(*x.shape[:-1], a_out * b_out)
 
 
+def kronecker_linear_added(output: Tensor, x: Tensor, first: Tensor, second: Tensor, factor: float = 1.0) -> Tensor:
+    """output + factor · x (A ⊗ B)ᵀ, as a new tensor: the sum is part of the last product, or of the copy that it needs.
+
+    Args:
+        output: `[…, a_out · b_out]`. x, first, second: as for `kronecker_linear`; all of one type.
+    """
+    if PLAIN:
+        return output + factor * reference_kronecker_linear(x, first, second)
+    (a_out, a_in), (b_out, b_in) = first.shape, second.shape
+    first = first if factor == 1.0 else factor * first
+    groups, sums = x.reshape(-1, a_in, b_in), output.reshape(-1, a_out, b_out)
+    if cheaper_order((a_out, a_in), (b_out, b_in)) == "second-first":
+        result = _add_mixed_groups(sums, first, F.linear(groups, second))
+    else:
+        mixed = _mix_groups(first, groups).reshape(-1, b_in)
+        result = torch.addmm(sums.reshape(-1, b_out), mixed, second.t())
+    return result.reshape(output.shape)
+
+
 def kronecker_conv2d(
     x: Tensor, first: Tensor, second: Tensor, stride: Pair = (1, 1), padding: Pair | str = (0, 0), dilation: Pair = (1, 1)
 ) -> Tensor:
@@ -112,9 +131,24 @@ def _mix_groups(first: Tensor, groups: Tensor) -> Tensor:
     One product per position is the fastest way unless its gradient, a_out · a_in numbers per position before they are
     summed, is much larger than what it works on; then all positions go into one product, for two copies.
     """
-    (a_out, a_in), (num, _, width) = first.shape, groups.shape
-    if a_out * a_in <= MOST_GRADIENT_NUMBERS * width:
+    if _one_by_one(first, groups):
         # Expanded, because matmul of a matrix and a batch would copy the batch's transpose instead.
-        return torch.bmm(first.expand(num, a_out, a_in), groups)
+        return torch.bmm(first.expand(len(groups), *first.shape), groups)
+    return _mix_at_once(first, groups)
+
+
+def _add_mixed_groups(sums: Tensor, first: Tensor, groups: Tensor) -> Tensor:
+    """`sums` `[N, a_out, b]` + `_mix_groups(first, groups)`."""
+    if _one_by_one(first, groups):
+        return torch.baddbmm(sums, first.expand(len(groups), *first.shape), groups)
+    return sums + _mix_at_once(first, groups)
+
+
+def _one_by_one(first: Tensor, groups: Tensor) -> bool:
+    return first.numel() <= MOST_GRADIENT_NUMBERS * groups.shape[2]
+
+
+def _mix_at_once(first: Tensor, groups: Tensor) -> Tensor:
+    (a_out, a_in), (num, _, width) = first.shape, groups.shape
     columns = groups.transpose(0, 1).reshape(a_in, num * width)
     return (first @ columns).reshape(a_out, num, width).transpose(0, 1)

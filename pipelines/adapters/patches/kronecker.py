@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from studio.kernels.kronecker import kronecker_conv2d, kronecker_linear
+from studio.kernels.kronecker import kronecker_conv2d, kronecker_linear, kronecker_linear_added
 from studio.pipelines.adapters.layers import LayerSpec
 from studio.pipelines.adapters.patches.base import cast_like, prepared_for
 from studio.pipelines.adapters.patches.factor import Factor, widest_type
@@ -130,6 +130,13 @@ class BoundKronecker:
         kernel = second if second.ndim == 4 else second[:, :, None, None]
         result = kronecker_conv2d(x, first, kernel, spec.stride, spec.padding, spec.dilation)
         return self._in_order(result, spec.channel_axis)
+
+    def added_to(self, output: Tensor, x: Tensor, factor: float) -> Tensor:
+        """output + factor · scale · (A ⊗ B) x for a linear layer, without a pass of its own for the sum."""
+        if self.patch.interleaved:
+            return torch.add(output, self.forward_delta(x, output), alpha=factor)
+        first, second = (cast_like(value, x) for value in (_values(self.patch) if self.ready is None else self.ready))
+        return kronecker_linear_added(output, x, first, second.flatten(1), factor)
 
     def _in_order(self, product: Tensor, axis: int) -> Tensor:
         """`product`, whose `axis` has the output channels in A ⊗ B's order, with them in the patch's."""
