@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -159,39 +160,61 @@ def save_final_adapters(
 def usage_commands(folder: RunFolder, config: TrainConfig, trigger: str, adapter_type: str) -> tuple[str, ...]:
     """Lines to type to use the adapter."""
     base = "" if config.model.base == "embedded" else f" --base {_quoted(config.model.base)}"
-    with_diffusers = (
-        "# the same in Python, with diffusers",
-        f'pipeline.load_lora_weights("{folder.path.name}", weight_name="adapter.safetensors")',
-        f'pipeline("a {trigger} in the snow").images[0]',
-        "",
-    )
-    for_others = (
-        "# for other tools: a whole model in diffusers' layout",
-        f"studio export {_quoted(str(folder.adapter))} --format merged{base}",
-        "",
-    )
+    export = f"studio export {_quoted(str(folder.adapter))} --format"
+    loading = {
+        "pipelines": f'pipeline.load_lora_weights("{folder.path.name}", weight_name="adapter.safetensors")',
+        "the UNet": f'pipeline.unet.load_lora_adapter("{folder.path.name}", weight_name="adapter.safetensors", prefix="unet")',
+    }
+    reach = _diffusers_reach(config, adapter_type)
+    if reach in loading:
+        others: tuple[str, ...] = (
+            "# the same in Python, with diffusers",
+            loading[reach],
+            f'pipeline("a {trigger} in the snow").images[0]',
+        )
+    elif adapter_type in STUDIO_ONLY:
+        others = ("# for other tools: a whole model in diffusers' layout", f"{export} merged{base}")
+    else:
+        others = ("# for diffusers: a LoRA, larger, that does the same", f"{export} lora")
     return (
         "# a picture with the studio",
         f'studio generate --prompt "a {trigger} in the snow" --adapter {_quoted(str(folder.adapter))}{base}',
         "",
-        *(for_others if adapter_type in STUDIO_ONLY else with_diffusers),
+        *others,
+        "",
         "# what it is",
         f"studio inspect {_quoted(str(folder.adapter))}",
     )
 
 
-def file_list(folder: RunFolder, adapter_type: str) -> tuple[tuple[str, str], ...]:
+def file_list(folder: RunFolder, config: TrainConfig, adapter_type: str) -> tuple[tuple[str, str], ...]:
     """The files of a finished run, and what each is for."""
-    studio_only = adapter_type in STUDIO_ONLY
-    kohya = "the same for A1111, Forge, ComfyUI and InvokeAI" if not studio_only else "the same for A1111 and ComfyUI, larger"
+    own = {
+        "pipelines": "for diffusers, PEFT, SD.Next and the studio",
+        "the UNet": "for the studio, PEFT and diffusers' UNets",
+        "nothing": "for the studio",
+    }
+    kohya = "the same for A1111, Forge, ComfyUI and InvokeAI"
+    if adapter_type in STUDIO_ONLY:
+        kohya = "the same for A1111 and ComfyUI, larger"
+    elif adapter_type == "lokr":
+        kohya = "the same for A1111 and ComfyUI"
     return (
-        ("adapter.safetensors", "for the studio" if studio_only else "for diffusers, PEFT, SD.Next and the studio"),
+        (folder.adapter.name, own[_diffusers_reach(config, adapter_type)]),
         *([(folder.kohya_adapter.name, kohya)] if folder.kohya_adapter.is_file() else []),
         ("checkpoints/", "the adapters of earlier steps, and what resuming needs"),
         ("samples/", "the sample pictures of this page"),
         ("metrics.jsonl", "the loss of every step, a JSON object a line"),
         ("config.toml", "all settings; train again with --config config.toml"),
     )
+
+
+def _diffusers_reach(config: TrainConfig, adapter_type: str) -> Literal["pipelines", "the UNet", "nothing"]:
+    """What of diffusers loads `adapter.safetensors`: its pipelines, a UNet by itself, or nothing."""
+    if adapter_type == "lokr":
+        out, _, inputs = str(config.krona.factors).partition("x")
+        return "the UNet" if out == inputs else "nothing"
+    return "nothing" if adapter_type in STUDIO_ONLY else "pipelines"
 
 
 def _quoted(text: str) -> str:

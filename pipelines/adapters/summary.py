@@ -34,7 +34,8 @@ class AdapterSummary:
         path: the file. file_bytes: its size. sha256: of the whole file; other tools show the first ten digits.
         dialect: short name of the file format. dialect_title: for people.
         info: what the file says about itself.
-        kinds, ranks, alphas: how many layers have which, the most frequent first.
+        kinds, ranks, alphas: how many layers have which, the most frequent first. factors: the same of Kronecker products'
+            first factors, as "64×4".
         num_parameters, num_tensors: counts. dtypes: the types the tensors are stored in.
         targets: component and block -> part (see `PARTS`) -> number of layers.
         content_hash: equal for files that do the same (see `Adapter.content_hash`).
@@ -48,6 +49,7 @@ class AdapterSummary:
     dialect_title: str
     info: AdapterInfo
     kinds: Mapping[str, int]
+    factors: Mapping[str, int]
     ranks: Mapping[int, int]
     alphas: Mapping[float, int]
     num_parameters: int
@@ -74,6 +76,7 @@ def summarize(path: Path | str) -> AdapterSummary:
         dialect_title=dialect.title,
         info=adapter.info,
         kinds=adapter.kinds(),
+        factors=adapter.factors(),
         ranks=adapter.ranks(),
         alphas=adapter.alphas(),
         num_parameters=adapter.num_parameters(),

@@ -29,8 +29,9 @@ def inspect(
 ) -> None:
     """Tell what an adapter file is: its type and rank, the base model it was made for, its trigger words, what it changes.
 
-    Reads PEFT / diffusers and kohya files and those that diffusers wrote before. A file that is damaged, or of another
-    kind, is refused with a sentence that says why (exit code 2; 3 if there is no file).
+    Reads LoRA, DoRA, LoKr, LoHa and full-difference files of PEFT, diffusers, kohya and LyCORIS, DiffuseKronA's own, and the
+    studio's. A file that is damaged, or of another kind, is refused with a sentence that says why (exit code 2; 3 if there is
+    no file).
 
     Example: studio inspect ohwx-dog.safetensors
     """
@@ -62,6 +63,7 @@ def _facts(summary: AdapterSummary) -> Table:
         ("file", f"{summary.path}, {_bytes(summary.file_bytes)}"),
         ("type", ", ".join(f"{kind} ({count} layers)" for kind, count in summary.kinds.items())),
         ("file format", f"{summary.dialect_title}, {', '.join(summary.dtypes)}, {summary.num_tensors} tensors"),
+        ("first factor (out×in)", _counted(summary.factors)),
         ("rank", _counted(summary.ranks)),
         ("alpha", _counted(summary.alphas)),
         ("parameters", f"{summary.num_parameters:,}"),
@@ -112,9 +114,10 @@ def _two_columns(title: str, rows: list[tuple[str, str]]) -> Table:
 
 def _counted(counts: Any) -> str:
     """ "16", or "16 (300 layers), 4 (20 layers)"."""
-    if len(counts) <= 1:
-        return "".join(f"{value:g}" for value in counts)
-    return ", ".join(f"{value:g} ({count} layers)" for value, count in counts.items())
+    words = {value if isinstance(value, str) else f"{value:g}": count for value, count in counts.items()}
+    if len(words) <= 1:
+        return "".join(words)
+    return ", ".join(f"{value} ({count} layers)" for value, count in words.items())
 
 
 def _family_title(name: str | None) -> str:

@@ -59,12 +59,20 @@ def write_report(concept: Concept, folder: RunFolder, record: RunRecord, trainab
         reason=record.reason if record.reason else "The run is not finished yet; the choice is made at its end.",
         warnings=record.warnings,
         notes=dataset.notes,
-        files=file_list(folder, concept.method.adapter_type) if record.status == FINISHED else (),
+        files=file_list(folder, config, concept.method.adapter_type) if record.status == FINISHED else (),
         commands=usage_commands(folder, config, record.trigger, concept.method.adapter_type),
         settings=flat_settings(config),
     )
     atomic_write_text(folder.report, report_page(facts))
     atomic_write_text(folder.loss_plot, standalone(loss_chart(loss)))
+
+
+def _size(concept: Concept) -> tuple[tuple[str, str], ...]:
+    """What decides the adapter's size, where one number does."""
+    config = concept.config
+    sizes = {"lora": ("rank", str(config.adapter.rank)), "lokr": ("first factor", str(config.krona.factors))}
+    size = sizes.get(concept.method.adapter_type)
+    return () if size is None else (size,)
 
 
 def _strip(concept: Concept, record: RunRecord, trainable_parameters: int) -> tuple[tuple[str, str], ...]:
@@ -73,7 +81,7 @@ def _strip(concept: Concept, record: RunRecord, trainable_parameters: int) -> tu
     return (
         ("photos", str(len(concept.dataset.train_items) + (concept.dataset.held_out is not None))),
         ("steps", steps),
-        ("rank", str(config.adapter.rank)),
+        *_size(concept),
         ("trained numbers", f"{trainable_parameters:,}"),
         ("learning rate", f"{config.optimizer.learning_rate:g}"),
         ("prior", str(config.loss.prior)),
