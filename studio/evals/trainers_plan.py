@@ -31,6 +31,7 @@ RANKS: Mapping[str, Mapping[str, object]] = {"rank 4": {"adapter.rank": 4}, "ran
 PROFILES: Mapping[str, Profile] = {
     "dreambooth-lora": Profile(sizes=RANKS),
     "b-lora": Profile(num_photos=1, neutral=True, sizes=RANKS),
+    "diffusekrona": Profile(sizes={"factors 4x4": {"krona.factors": "4x4"}, "factors 16x16": {"krona.factors": "16x16"}}),
     "sara": Profile(sizes={"density .03": {"sara.density": 0.03}, "density .3": {"sara.density": 0.3}}),
 }
 """By the method's name; one that is not here learns from all photos, and its grid varies the learning rate alone."""

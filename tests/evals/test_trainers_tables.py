@@ -13,6 +13,9 @@ from studio.evals.trainers_plan import FULL, QUICK, Variant, grid_of, items_of
 from studio.evals.trainers_plot import Point, trade_off
 from studio.evals.trainers_progress import Board
 from studio.evals.trainers_tables import cost_table, difference, fidelity_change, grid_table, judged, quality_table
+from studio.pipelines.families.embedded import EMBEDDED
+from studio.training.config import load_config, resolve_defaults
+from studio.training.methods import method_named
 
 METHODS = ("dreambooth-lora", "diffusekrona", "sara", "b-lora")
 INDIVIDUALS = ("dog-1", "car-2", "mug-3")
@@ -158,6 +161,14 @@ def test_budgets_hold_what_they_promise():
     assert len({item.name for item in full}) == len(full)
     assert len(grid_of("dreambooth-lora")) == 3 * 3 - 1
     assert len(grid_of("a-method-of-tomorrow")) == 2
+
+
+def test_every_grid_setting_is_one_of_its_method():
+    for method in METHODS:
+        for variant in (*grid_of(method), Variant(settings=QUICK.settings)):
+            tables = {"concept.images": ".", "concept.class_noun": "dog", "adapter.method": method, **variant.settings}
+            config = resolve_defaults(load_config(None, tables), EMBEDDED, 4)
+            method_named(method).configure(config)
 
 
 def test_the_plot_shows_every_method_with_finite_figures():
