@@ -121,7 +121,16 @@ def _writer(format_name: str, adapter: Adapter) -> Dialect:
     if not called:
         names = ", ".join(dict.fromkeys(each.format_name for each in DIALECTS if each.write is not None))
         raise UserError(f"There is no file format {format_name!r} to write; the formats are: {names}.")
-    return next((each for each in called if adapter.kinds().keys() <= each.kinds), called[0])
+    kinds = adapter.kinds().keys()
+    fitting = next((each for each in called if kinds <= each.kinds), None)
+    if fitting is None:
+        held = ", ".join(sorted(set().union(*(each.kinds for each in called))))
+        others = dict.fromkeys(("lokr" if name == "lycoris" and kinds == {"lokr"} else name) for name in dialects_for(adapter))
+        raise AdapterFileError(
+            f"A {format_name} file holds {held} patches, and this adapter has {' and '.join(kinds)} ones. Export "
+            f"{', '.join(f'--format {name}' for name in (*others, 'lora', 'diff'))}."
+        )
+    return fitting
 
 
 def guess_family(patches: Mapping[ParameterPath, Patch]) -> str | None:

@@ -1,6 +1,7 @@
 """`studio inspect` and `studio export`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from studio.cli.export import export
 from studio.cli.inspect import inspect
 from studio.cli.main import make_command
 from studio.pipelines.adapters import AdapterInfo, Route, load_adapter, patched, read_header, save_adapter
+from studio.pipelines.adapters.conversion import dense_change
 from studio.pipelines.adapters.merged_model import require_family, save_merged
 from studio.pipelines.base_model import BaseModel, load_base
 from studio.pipelines.errors import AdapterMismatchError, OutputError
 from studio.pipelines.families import EMBEDDED, SD15
-from tests.support.adapters import random_adapter
+from tests.support.adapters import random_adapter, random_kronecker
+from tests.support.sparse import sparse_adapter
 from tests.support.tiny_models import tiny_embedded, tiny_sdxl
 
 INFO = AdapterInfo(name="my [red]robot[/red]", family="embedded", trigger="ohwx robot", class_noun="robot", roles=("subject",))
@@ -101,7 +104,93 @@ class TestExport:
         assert adapter_path.read_bytes() == before
 
     def test_options_of_merged_alone_are_refused_elsewhere(self, adapter_path):
-        assert "belong to --format merged" in str(run(export, adapter_path, "--strength", "0.5").exception)
+        assert "belongs to --format merged" in str(run(export, adapter_path, "--strength", "0.5").exception)
+
+
+class TestExportOfOtherKinds:
+    """What has no LoRA inside: as it is, as a LoRA with its error, as differences."""
+
+    @pytest.fixture
+    def lokr_path(self, tmp_path) -> Path:
+        path = tmp_path / "krona.safetensors"
+        save_adapter(random_kronecker(tiny_embedded(), (4, 4)), path, "peft", dtype=torch.float32)
+        return path
+
+    def deltas(self, path: Path) -> dict:
+        adapter = load_adapter(path)
+        return {where: dense_change(patch, where, None, "x") for where, patch in adapter.patches.items()}
+
+    def test_a_kronecker_adapter_goes_to_lycoris_by_itself(self, lokr_path):
+        result = run(export, lokr_path, "--dtype", "float32")
+        assert result.exit_code == 0, result.exception
+        written = lokr_path.with_name("krona.lokr.safetensors")
+        assert result.output.strip() == str(written)
+        assert read_header(written).metadata["ss_network_module"] == "lycoris.kohya"
+        assert load_adapter(written).content_hash() == load_adapter(lokr_path).content_hash()
+
+    @pytest.mark.parametrize(("form", "type_name"), [("lora", "lora"), ("diff", "full")])
+    def test_an_exact_other_form(self, form, type_name, lokr_path):
+        result = run(export, lokr_path, "--format", form, "--dtype", "float32")
+        assert result.exit_code == 0, result.exception
+        written = lokr_path.with_name(f"krona.{form}.safetensors")
+        assert load_adapter(written).info.type == type_name
+        ours, theirs = self.deltas(lokr_path), self.deltas(written)
+        for where, delta in ours.items():
+            torch.testing.assert_close(theirs[where].reshape(delta.shape), delta, atol=1e-5, rtol=1e-5)
+        assert ("energy kept 100.00%" in result.output) == (form == "lora")
+
+    @pytest.mark.parametrize("option", [("--rank", 3), ("--energy", 0.8)])
+    def test_a_smaller_lora_says_what_it_loses(self, option, lokr_path):
+        result = run(export, lokr_path, "--format", "lora", "--dtype", "float32", *option)
+        assert result.exit_code == 0, result.exception
+        said = float(re.search(r"relative error ([\d.e-]+)", result.output)[1])
+        ours, theirs = self.deltas(lokr_path), self.deltas(lokr_path.with_name("krona.lora.safetensors"))
+        lost = sum((theirs[where].reshape(delta.shape) - delta).square().sum() for where, delta in ours.items())
+        assert said == pytest.approx((lost / sum(delta.square().sum() for delta in ours.values())).sqrt().item(), rel=0.01)
+        assert 0.05 < said < 1 and "worst layer" in result.output
+
+    def test_an_exact_lora_that_is_larger_than_the_differences_says_so(self, tmp_path):
+        path = tmp_path / "x.safetensors"
+        save_adapter(random_kronecker(tiny_embedded(), (4, 4), targets={"unet": r".*attn1.to_q"}), path, "peft")
+        assert "more than the" in run(export, path, "--format", "lora").output
+        assert "more than the" not in run(export, path, "--format", "lora", "--rank", "2").output
+
+    def test_a_dora_needs_its_base(self, base_dir, tmp_path):
+        path = tmp_path / "x.safetensors"
+        save_adapter(random_adapter(tiny_embedded(), dora=True, targets={"unet": r".*to_q"}), path, "kohya")
+        assert "name it with --base" in str(run(export, path, "--format", "lora").exception)
+        assert run(export, path, "--format", "diff", "--base", base_dir).exit_code == 0
+
+    def test_a_sparse_adapter_as_a_lora_is_refused_where_little_is_left(self, tmp_path):
+        path = tmp_path / "x.safetensors"
+        save_adapter(sparse_adapter(tiny_embedded()), path, "sparse")
+        assert re.search(r"keeps \d+% of what was learned", str(run(export, path, "--format", "lora", "--rank", "1").exception))
+        assert run(export, path, "--format", "lora", "--rank", "1", "--force").exit_code == 0
+        result = run(export, path)
+        assert (result.exit_code, load_adapter(path.with_name("x.diff.safetensors")).info.type) == (0, "full")
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (
+                ("--format", "kohya"),
+                "holds dora, lora patches, and this adapter has lokr ones. Export --format peft, --format lokr",
+            ),
+            (("--rank", "4"), "belong to --format lora"),
+            (("--format", "lokr", "--base", "x"), "belongs to --format merged, lora and diff"),
+            (("--format", "lora", "--energy", "90"), "a share between 0 and 1"),
+        ],
+    )
+    def test_what_does_not_go_is_a_sentence_with_the_way_out(self, arguments, words, lokr_path):
+        assert words in str(run(export, lokr_path, *arguments).exception)
+
+    def test_a_lora_as_lokr_is_refused(self, adapter_path):
+        assert "is for Kronecker adapters, and this one is lora" in str(run(export, adapter_path, "--format", "lokr").exception)
+
+    def test_inspect_shows_its_factors(self, lokr_path):
+        words = run(inspect, lokr_path).output
+        assert "4×4" in words and "lokr (" in words and "PEFT / diffusers LoKr" in words
+        assert json.loads(run(inspect, lokr_path, "--json").output)["factors"] == {"4×4": len(load_adapter(lokr_path).patches)}
 
 
 @pytest.fixture(scope="module")

@@ -287,5 +287,5 @@ class TestTheReferencesOwnCheckpoints:
     def test_loha_and_lokr_are_not_mixed_up_in_a_peft_file(self, tmp_path):
         factor = Factor(a=torch.randn(24, 2), b=torch.randn(2, 16))
         adapter = Adapter(AdapterInfo(name="x", family="sd15"), {ParameterPath("unet", ATTENTION): LoHaPatch(factor, factor)})
-        with pytest.raises(AdapterFileError, match="no way to write the loha patch"):
+        with pytest.raises(AdapterFileError, match="this adapter has loha ones. Export --format lycoris"):
             save_adapter(adapter, tmp_path / "x.safetensors", "peft")
