@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from studio.pipelines.adapters.adapter import Adapter
-from studio.pipelines.adapters.merging import merge_into
+from studio.pipelines.adapters.merging import merge_all_into
 from studio.pipelines.base_model import BaseModel
 from studio.pipelines.errors import AdapterMismatchError, OutputError
 from studio.pipelines.families import ModelFamily, family_named
@@ -38,7 +38,7 @@ def save_merged(
     with ExitStack() as merges, output_errors(folder):
         for adapter, strength in adapters:
             require_family(adapter, base.family)
-            merges.enter_context(merge_into(base.components(), adapter, strength))
+        merges.enter_context(merge_all_into(base.components(), adapters))
         merges.callback(shutil.rmtree, part, ignore_errors=True)
         base.diffusers_pipeline().save_pretrained(part, safe_serialization=True)
         _store_as(part, dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -21,14 +21,7 @@ def merged_parameters(
     The sum is made in float32 and rounded once to the parameter's type. Every component that the adapter changes must be
     in `components`; `AdapterMismatchError` if a layer is missing or of another shape.
     """
-    merged: dict[ParameterPath, Tensor] = {}
-    with torch.no_grad():
-        for path, patch in adapter.patches.items():
-            module = module_at(components[path.component], path, adapter.info.name)
-            original = module.get_parameter(path.parameter)
-            delta = change_of(patch, module, path, adapter.info.name).to(original.device)
-            merged[path] = (original + strength * delta).to(original.dtype)
-    return merged
+    return _merged(components, [(adapter, strength)])
 
 
 @contextmanager
@@ -37,13 +30,34 @@ def merge_into(components: Mapping[str, nn.Module], adapter: Adapter, strength: 
 
     The parameters stay the same objects; the original values are kept in a copy.
     """
-    merged = merged_parameters(components, adapter, strength)
+    with merge_all_into(components, [(adapter, strength)]):
+        yield
+
+
+@contextmanager
+def merge_all_into(components: Mapping[str, nn.Module], adapters: Sequence[tuple[Adapter, float]]) -> Iterator[None]:
+    """The same with several adapters and their strengths: each one's Δ is taken against the original weights."""
+    merged = _merged(components, adapters)
     with ExitStack() as restore:
         for path, values in merged.items():
-            parameter = module_at(components[path.component], path, adapter.info.name).get_parameter(path.parameter)
+            parameter = module_at(components[path.component], path, adapters[0][0].info.name).get_parameter(path.parameter)
             restore.callback(_write, parameter, parameter.detach().clone())
             _write(parameter, values)
         yield
+
+
+def _merged(components: Mapping[str, nn.Module], adapters: Sequence[tuple[Adapter, float]]) -> dict[ParameterPath, Tensor]:
+    sums: dict[ParameterPath, Tensor] = {}
+    types: dict[ParameterPath, torch.dtype] = {}
+    with torch.no_grad():
+        for adapter, strength in adapters:
+            for path, patch in adapter.patches.items():
+                module = module_at(components[path.component], path, adapter.info.name)
+                original = module.get_parameter(path.parameter)
+                delta = change_of(patch, module, path, adapter.info.name).to(original.device)
+                sums[path] = sums.get(path, original) + strength * delta
+                types[path] = original.dtype
+        return {path: total.to(types[path]) for path, total in sums.items()}
 
 
 def _write(parameter: Tensor, values: Tensor) -> None:

@@ -25,7 +25,10 @@ from studio.pipelines.adapters import (
     save_adapter,
 )
 from studio.pipelines.adapters.base_samples import BaseSamples
-from studio.pipelines.errors import AdapterFileError, AdapterMismatchError
+from studio.pipelines.adapters.layers import layer_spec
+from studio.pipelines.adapters.merging import merge_all_into
+from studio.pipelines.adapters.sparse_export import faithful_lora, with_positions
+from studio.pipelines.errors import AdapterFileError, AdapterMismatchError, UserError
 from studio.pipelines.families import family_named
 from tests.support.adapters import TINY_MODELS
 from tests.support.sparse import sparse_adapter
@@ -134,8 +137,47 @@ def test_a_lora_has_no_place_in_it_and_it_none_in_a_lora_file(tmp_path: Path):
     from tests.support.adapters import random_adapter
 
     model = TINY_MODELS["sd15"]()
-    with pytest.raises(AdapterFileError, match="no way to write the lora patch"):
+    with pytest.raises(AdapterFileError, match="lora"):
         save_adapter(random_adapter(model), tmp_path / "x.safetensors", "sparse")
     for dialect in ("peft", "kohya"):
-        with pytest.raises(AdapterFileError, match="no way to write the sparse patch"):
+        with pytest.raises(AdapterFileError, match="sparse"):
             save_adapter(sparse_adapter(model), tmp_path / "x.safetensors", dialect)
+
+
+def test_merged_with_others_each_is_taken_against_the_base(tmp_path: Path):
+    from tests.support.adapters import random_adapter
+
+    model = TINY_MODELS["embedded"]()
+    adapters = [(random_adapter(model, dora=True), 0.5), (sparse_adapter(model), 1.0), (sparse_adapter(model), -0.25)]
+    inputs = model.unet_inputs()
+    with torch.no_grad():
+        with patched(model.components(), [Route(adapter, strength) for adapter, strength in adapters]):
+            expected = model.unet(**inputs).sample
+        with merge_all_into(model.components(), adapters):
+            torch.testing.assert_close(model.unet(**inputs).sample, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_lora_that_loses_most_of_it_is_refused_unless_insisted(layer: nn.Linear):
+    """The support is random, so that the change has no low rank of its own."""
+    adapter = adapter_of(layer, 0.05)
+    with pytest.raises(UserError, match=r"rank 16 keeps 1\d% .* --rank.* --insist"):
+        faithful_lora(adapter, rank=16)
+    insisted = faithful_lora(adapter, rank=16, insist=True)
+    assert 0.1 < insisted.energy < 0.2
+    whole = faithful_lora(adapter, rank=500)
+    assert whole.energy > 0.999
+    path = ParameterPath("unet", "layer")
+    spec = layer_spec(layer)
+    exact = whole.adapter.patches[path].bind(layer.weight, spec).delta()
+    torch.testing.assert_close(exact, adapter.patches[path].bind(layer.weight, spec).delta(), atol=1e-6, rtol=1e-4)
+
+
+def test_positions_are_written_out_with_the_base_at_hand(layer: nn.Linear, tmp_path: Path):
+    adapter = adapter_of(layer, 0.02)
+    save_adapter(adapter, tmp_path / "bare.safetensors", "sparse-values", dtype=torch.float32)
+    bare = load_adapter(tmp_path / "bare.safetensors")
+    whole = with_positions(bare, {"unet": nn.ModuleDict({"layer": layer})})
+    save_adapter(whole, tmp_path / "whole.safetensors", "sparse", dtype=torch.float32)
+    assert load_adapter(tmp_path / "whole.safetensors").content_hash() == adapter.content_hash()
+    with pytest.raises(UserError, match="give the base model"):
+        faithful_lora(bare, rank=4)
