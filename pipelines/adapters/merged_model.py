@@ -36,7 +36,7 @@ def save_merged(
         raise OutputError(f"{folder} is there already; choose another name for the merged model, or remove it first.")
     part = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.part"
     with ExitStack() as merges, output_errors(folder):
-        for adapter, strength in adapters:
+        for adapter, _ in adapters:
             require_family(adapter, base.family)
         merges.enter_context(merge_all_into(base.components(), adapters))
         merges.callback(shutil.rmtree, part, ignore_errors=True)
