@@ -15,6 +15,9 @@ from studio.evals.trainers_tables import difference, fidelity_change, judged, pi
 
 HELD, FAILED, OPEN = "held", "did not hold", "cannot be said"
 LORA, KRONA, SARA, B_LORA = "dreambooth-lora", "diffusekrona", "sara", "b-lora"
+BASE_DRAWS_IT = 0.5
+"""Share of pictures in which the base itself draws the class, from which a method can be asked to."""
+
 LEARNED_GAIN, MOST_FIDELITY_LOST, MOST_CONTENT_LOST = 0.6, 0.05, 0.05
 
 
@@ -112,9 +115,8 @@ def _b_lora(records: Sequence[Record]) -> Iterator[Claim]:
         base = [bool(record["content"]) for record in pictures_of(records, "base", "individual")]
         floor = sum(base) / max(1, len(base))
         near = content.estimate >= floor - MOST_CONTENT_LOST
-        yield Claim(
-            B_LORA, f"content: the class, unnamed, is seen (base with its name {floor:.2f})", content, HELD if near else FAILED
-        )
+        word = OPEN if floor < BASE_DRAWS_IT else HELD if near else FAILED
+        yield Claim(B_LORA, f"content: the class, unnamed, is seen (base with its name {floor:.2f})", content, word)
     styles = pictures_of(records, B_LORA, "style")
     if styles:
         style = share_interval([bool(record["right"]) for record in styles])

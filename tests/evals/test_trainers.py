@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from studio.evals import trainers_training
 from studio.evals.records import read_log
 from studio.evals.trainers import evaluate_trainers
 from studio.evals.trainers_plan import Budget
+from studio.evals.trainers_worker import peak_bytes
 from studio.pipelines.errors import ConfigError, StudioError
 from tests.support.tiny_bases import tiny_embedded_dir
 
+ROOT = Path(__file__).parents[2]
 TINY = Budget(
     name="tiny",
     individuals=(("mug", 5),),
@@ -124,3 +128,11 @@ def test_an_unknown_method_is_refused_before_anything_is_loaded(tmp_path: Path):
     with pytest.raises(ConfigError, match="no-such-method"):
         evaluate_trainers(TINY, tmp_path / "out", methods=["no-such-method"], base=tmp_path / "no base")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_peak_is_of_the_process_and_not_of_the_one_that_started_it():
+    held = bytearray(b"x" * 400_000_000)
+    program = "from studio.evals.trainers_worker import peak_bytes; print(peak_bytes())"
+    alone = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert 50e6 < int(alone.stdout) < peak_bytes()
+    assert peak_bytes() > len(held)

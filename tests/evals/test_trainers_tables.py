@@ -121,6 +121,14 @@ def test_claims_follow_the_records():
     assert not any(key.startswith("b-lora") for key in found)
 
 
+@pytest.mark.parametrize(("base_draws_it", "verdict"), [(True, FAILED), (False, OPEN)])
+def test_content_is_asked_for_where_the_base_has_it(base_draws_it: bool, verdict: str):
+    ours = [{**record, "content": False} for record in pictures("b-lora", 0.4)]
+    floor = [{**record, "content": base_draws_it} for record in pictures("base", 0.2)]
+    found = verdicts([*floor, *pictures("truth", 0.8), *ours, *trainings("b-lora", 100)])
+    assert found["b-lora: content"] == verdict
+
+
 def test_an_interval_around_the_bar_leaves_the_claim_open():
     assert above(Interval(0.1, -0.1, 0.3, 8)) == OPEN
     assert above(Interval(0.1, 0.05, 0.3, 8)) == HELD
