@@ -75,14 +75,12 @@ class TrainingCache:
         done = _read(folder / "measured.json")
         if done is None:
             folder.mkdir(parents=True, exist_ok=True)
-            job = {
-                "settings": {**settings, "run.output_dir": str(folder / "run")},
-                "measured": str(folder / "measured.json.part"),
-            }
+            part = folder / "measured.json.part"
+            job = {"settings": {**settings, "run.output_dir": str(folder / "run")}, "measured": str(part)}
             run_worker(job, folder, stop, on_step)
-            done = {**json.loads(Path(job["measured"]).read_text(encoding="utf-8")), "num_parameters": self._count(config)}
+            done = {**json.loads(part.read_text(encoding="utf-8")), "num_parameters": self._count(config)}
             atomic_write_json(folder / "measured.json", done)
-            Path(job["measured"]).unlink()
+            part.unlink()
         return Training(folder=folder, measured=done)
 
     def _settings(self, item: Item, subject: Subject, photos: Path) -> dict[str, object]:
