@@ -58,7 +58,8 @@ def make_arms(size: Size15) -> dict[str, TrainingArm]:
     arms = [ours, peer]
     if any(method.name == KRONECKER_METHOD for method in METHODS):
         mine, theirs = copies(unet, 2)
-        arms.append(our_arm(OUR_KRON, KRONECKER_METHOD, mine, inputs, accelerator, {})[0])
+        factors: dict[str, object] = {"krona.factors": f"{FACTOR}x{FACTOR}"}
+        arms.append(our_arm(OUR_KRON, KRONECKER_METHOD, mine, inputs, accelerator, factors)[0])
         arms.append(peer_arm(PEER_KRON, peer_lokr_config(), theirs, inputs, accelerator))
     return {arm.name: arm for arm in arms}
 

@@ -12,14 +12,14 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from studio.evals.interleaved import Session, measure, measure_session, ratio_of
-from studio.evals.peers import OUR_LORA, PEER_LORA, check_same_work, make_arms, run_bench
+from studio.evals.peers import OUR_KRON, OUR_LORA, PEER_KRON, PEER_LORA, check_same_work, make_arms, run_bench
 from studio.evals.peers_arms import Size15, peer_lora_config
 from studio.pipelines.adapters import Route, new_lora, patched
 from studio.pipelines.families import SDXL
 from tests.support.counting import Cost, count
 from tests.support.tiny_models import sdxl_unet_config
 
-TINY = Size15((16, 32, 32, 32), 24, 8, 8)
+TINY = Size15((16, 32, 32, 32), 32, 8, 8)
 
 
 def test_both_sides_do_the_same_work():
@@ -27,7 +27,8 @@ def test_both_sides_do_the_same_work():
     assert check_same_work(arms, steps=3) < 1e-6
     losses = arms[OUR_LORA].losses
     assert len(losses) == 3 and losses[2] < losses[0]
-    assert arms[OUR_LORA].num_parameters == arms[PEER_LORA].num_parameters == 109_056
+    assert arms[OUR_KRON].num_parameters == arms[PEER_KRON].num_parameters
+    assert arms[OUR_LORA].num_parameters == arms[PEER_LORA].num_parameters == 113_152
 
 
 def test_the_bench_keeps_every_session(tmp_path: Path):
