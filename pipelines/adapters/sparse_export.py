@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from studio.pipelines.adapters.adapter import Adapter
-from studio.pipelines.adapters.conversion import Conversion, to_lora
+from studio.pipelines.adapters.conversion import Conversion
 from studio.pipelines.adapters.patches import Patch, SparsePatch
 from studio.pipelines.adapters.patching import module_at
 from studio.pipelines.adapters.paths import ParameterPath
@@ -18,28 +18,17 @@ LEAST_ENERGY = 0.9
 """Share of ‖ΔW‖² below which a LoRA is another adapter rather than the same one."""
 
 
-def faithful_lora(
-    adapter: Adapter, rank: int, *, components: Mapping[str, nn.Module] | None = None, insist: bool = False
-) -> Conversion:
-    """`adapter` as a LoRA of at most this rank, if that keeps nine tenths of it, or if `insist`.
+def require_faithful(conversion: Conversion, adapter: Adapter) -> None:
+    """Raise UserError, with what to do instead, if `conversion` of a sparse `adapter` lost more than a tenth of it.
 
     Sparse changes on random places are of full rank: of one that changes 5 % of a 640×640 weight, rank 64 keeps a third.
-
-    Raises:
-        UserError: too little is left, and what to do instead; or the adapter changes biases or norms, which a LoRA cannot.
     """
-    if any(isinstance(patch, SparsePatch) and patch.indices is None for patch in adapter.patches.values()):
-        if components is None:
-            raise UserError(f"The positions in {adapter.info.name!r} are found in the base model's weights; give the base model.")
-        adapter = with_positions(adapter, components)
-    conversion = to_lora(adapter, rank=rank, components=components)
-    if conversion.energy < LEAST_ENERGY and not insist:
+    if "sparse" in adapter.kinds() and conversion.energy < LEAST_ENERGY:
         raise UserError(
-            f"A LoRA of rank {rank} keeps {conversion.energy:.0%} of {adapter.info.name!r} (relative error "
-            f"{conversion.relative_error:.0%}), and less than {LEAST_ENERGY:.0%} draws other pictures. Take a higher --rank, or "
-            f"full differences or a merged model, which keep all of it; --insist writes the LoRA all the same."
+            f"A LoRA of this size keeps {conversion.energy:.0%} of what {adapter.info.name!r} learned, and less than "
+            f"{LEAST_ENERGY:.0%} draws other pictures. Give a larger --rank, or export --format diff or merged, which keep all "
+            f"of it; --force writes it all the same."
         )
-    return conversion
 
 
 def with_positions(adapter: Adapter, components: Mapping[str, nn.Module]) -> Adapter:

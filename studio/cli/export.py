@@ -50,10 +50,6 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
 
 
-LEAST_ENERGY = 0.9
-"""A LoRA that keeps less than this share of a sparse adapter is written only if that is insisted on."""
-
-
 def export(
     file: Annotated[Path, typer.Argument(help="An adapter file (.safetensors), whichever tool wrote it.", show_default=False)],
     format: Annotated[  # noqa: A002 - it is the option's name
@@ -83,7 +79,8 @@ def export(
         str | None,
         typer.Option(
             help="With merged: the base model, as a diffusers folder, .safetensors checkpoint or hub id. "
-            "By default the embedded model. With lora and diff: the same, where the adapter's change depends on it (DoRA).",
+            "By default the embedded model. With lora, diff and sparse: the same, where the adapter's change depends on it "
+            "(DoRA, sparse-values).",
             show_default=False,
         ),
     ] = None,
@@ -124,8 +121,8 @@ def export(
     chosen = _natural_format(adapter) if format is None else format
     if (rank is not None or energy is not None or force) and chosen is not Format.LORA:
         raise UserError("--rank, --energy and --force belong to --format lora.")
-    if base is not None and chosen not in (Format.MERGED, Format.LORA, Format.DIFF):
-        raise UserError("--base belongs to --format merged, lora and diff; other files do not depend on it.")
+    if base is not None and chosen not in (Format.MERGED, Format.LORA, Format.DIFF, Format.SPARSE):
+        raise UserError("--base belongs to --format merged, lora, diff and sparse; other files do not depend on it.")
     if strength != 1.0 and chosen is not Format.MERGED:
         raise UserError("--strength belongs to --format merged; a file keeps the strength it has.")
     if output is None:
@@ -160,6 +157,7 @@ def _in_form(
 ) -> tuple[Adapter, str]:
     """The adapter as what `chosen` says, and the dialect to write it in."""
     from studio.pipelines.adapters.conversion import to_full, to_lora
+    from studio.pipelines.adapters.sparse_export import require_faithful, with_positions
     from studio.pipelines.errors import UserError
 
     if chosen in (Format.LORA, Format.DIFF):
@@ -175,12 +173,13 @@ def _in_form(
             return to_full(adapter, components=components), "lycoris"
         converted = to_lora(adapter, rank=rank, energy=energy, components=components)
         _report(converted)
-        if "sparse" in adapter.kinds() and converted.energy < LEAST_ENERGY and not force:
-            raise UserError(
-                f"A LoRA of this size keeps {converted.energy:.0%} of what was learned, which will not look like it. Give a "
-                f"larger --rank, or export --format diff or merged; --force writes it all the same."
-            )
+        if not force:
+            require_faithful(converted, adapter)
         return converted.adapter, "kohya"
+    if chosen is Format.SPARSE and base is not None:
+        from studio.pipelines.base_model import load_base
+
+        return with_positions(adapter, load_base(base).components()), "sparse"
     if chosen is Format.LOKR and adapter.kinds().keys() != {"lokr"}:
         kinds = " and ".join(adapter.kinds())
         raise UserError(f"--format lokr is for Kronecker adapters, and this one is {kinds}; export --format lycoris or lora.")

@@ -111,17 +111,21 @@ class SparsePatch:
 
     def _found_in(self, weight: Tensor) -> Tensor:
         assert self.threshold is not None
-        if weight.is_meta or not weight.dtype.is_floating_point:
+        if weight.is_meta:
             raise AdapterMismatchError(
-                "Its file has no positions, and they cannot be found in weights that are quantized or offloaded. Export it "
-                "with --format sparse, which writes them."
+                "Its file has no positions; they are found in the base model's weights. Name the base model with --base."
+            )
+        if not weight.dtype.is_floating_point:
+            raise AdapterMismatchError(
+                "Its file has no positions, and they cannot be found in weights that are quantized. Export it with "
+                "--format sparse and --base, which writes them."
             )
         indices = indices_below(weight, self.threshold)
         if len(indices) != len(self.values) or digest_of(indices) != self.digest:
             raise AdapterMismatchError(
                 f"Its file has no positions, and the rule |w| < {self.threshold:g} finds others in this model than those "
                 f"trained. Load the base model in the precision it was trained in (float32 on a CPU), or export the adapter "
-                f"with --format sparse, which writes the positions."
+                f"with --format sparse and --base, which writes the positions."
             )
         return indices
 

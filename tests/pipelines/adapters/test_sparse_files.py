@@ -25,9 +25,9 @@ from studio.pipelines.adapters import (
     save_adapter,
 )
 from studio.pipelines.adapters.base_samples import BaseSamples
-from studio.pipelines.adapters.layers import layer_spec
+from studio.pipelines.adapters.conversion import to_lora
 from studio.pipelines.adapters.merging import merge_all_into
-from studio.pipelines.adapters.sparse_export import faithful_lora, with_positions
+from studio.pipelines.adapters.sparse_export import require_faithful, with_positions
 from studio.pipelines.errors import AdapterFileError, AdapterMismatchError, UserError
 from studio.pipelines.families import family_named
 from tests.support.adapters import TINY_MODELS
@@ -157,19 +157,16 @@ def test_merged_with_others_each_is_taken_against_the_base(tmp_path: Path):
             torch.testing.assert_close(model.unet(**inputs).sample, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_lora_that_loses_most_of_it_is_refused_unless_insisted(layer: nn.Linear):
+def test_a_lora_that_loses_most_of_it_is_refused(layer: nn.Linear):
     """The support is random, so that the change has no low rank of its own."""
     adapter = adapter_of(layer, 0.05)
-    with pytest.raises(UserError, match=r"rank 16 keeps 1\d% .* --rank.* --insist"):
-        faithful_lora(adapter, rank=16)
-    insisted = faithful_lora(adapter, rank=16, insist=True)
-    assert 0.1 < insisted.energy < 0.2
-    whole = faithful_lora(adapter, rank=500)
+    small = to_lora(adapter, rank=16)
+    assert 0.1 < small.energy < 0.2
+    with pytest.raises(UserError, match=r"keeps 1\d% of what 'x' learned.* --rank.* --force"):
+        require_faithful(small, adapter)
+    whole = to_lora(adapter, rank=500)
     assert whole.energy > 0.999
-    path = ParameterPath("unet", "layer")
-    spec = layer_spec(layer)
-    exact = whole.adapter.patches[path].bind(layer.weight, spec).delta()
-    torch.testing.assert_close(exact, adapter.patches[path].bind(layer.weight, spec).delta(), atol=1e-6, rtol=1e-4)
+    require_faithful(whole, adapter)
 
 
 def test_positions_are_written_out_with_the_base_at_hand(layer: nn.Linear, tmp_path: Path):
@@ -179,5 +176,5 @@ def test_positions_are_written_out_with_the_base_at_hand(layer: nn.Linear, tmp_p
     whole = with_positions(bare, {"unet": nn.ModuleDict({"layer": layer})})
     save_adapter(whole, tmp_path / "whole.safetensors", "sparse", dtype=torch.float32)
     assert load_adapter(tmp_path / "whole.safetensors").content_hash() == adapter.content_hash()
-    with pytest.raises(UserError, match="give the base model"):
-        faithful_lora(bare, rank=4)
+    with pytest.raises(AdapterMismatchError, match="with --base"):
+        to_lora(bare, rank=4)
