@@ -57,7 +57,7 @@ class Size15:
 
 
 SMALL = Size15()
-"""37.5 million parameters or nearly."""
+"""34.3 million parameters."""
 
 
 def make_unet(size: Size15, seed: int = 0) -> UNet2DConditionModel:
