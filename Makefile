@@ -13,7 +13,7 @@ OUTPUT ?= outputs/demo
 TEST_JOBS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1); echo $$((cores > 4 ? 4 : cores)))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers clean
+.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,13 @@ eval-trainers: install ## all training methods side by side (25 CPU-minutes; ARG
 
 bench-trainers: install ## our training step against the usual libraries', CPU time
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.evals.peers $(ARGS)
+
+bench-sparse: install ## an optimizer step on single weights against masked AdamW, CPU time; then SaRA's peak memory
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.kernels.bench.sparse_update $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.evals.sara_memory
+
+sweep-sara: install ## learning rates of SaRA on the embedded base (an hour; ARGS="--concept robot --rate 5e-4")
+	$(BIN)/python -m studio.evals.sara_sweep $(ARGS)
 
 ui: ## open the page
 	@echo "There is no page yet; the command line has everything: $(BIN)/studio --help" >&2; exit 1
