@@ -116,7 +116,7 @@ class _Loop:
     def _optimize(self) -> None:
         session, optimizer, scaler = self.session, self.session.optimizer, self.accelerator.scaler
         config = session.config
-        assert config.schedule.warmup_steps is not None
+        assert config.schedule.warmup_steps is not None and config.schedule.name is not None
         # Schedule-free has its own way of settling down: a falling rate would do it twice.
         shape = "constant" if config.optimizer.name == "schedule-free" else config.schedule.name
         factor = learning_rate_factor(self.step, session.total_steps, config.schedule.warmup_steps, shape)

@@ -41,6 +41,7 @@ class TrainDefaults:
         resolution: side of the square, in pixels, whose area the training pictures have.
         rank: of the LoRA. alpha: its scale is alpha / rank.
         learning_rate: of the denoiser's adapter. text_encoder_learning_rate: of the text encoders', when they train.
+        schedule: how the rates go after the warm-up.
         train_text_encoder: whether they do by default.
         snr_gamma: min-SNR weighting's gamma (Hang et al. 2023), or None for the plain loss.
         prior: how the class's other members are kept: pictures of the class drawn by the base model, the base model's
@@ -60,6 +61,7 @@ class TrainDefaults:
     rank: int = 16
     alpha: float = 16.0
     learning_rate: float = 1e-4
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
     text_encoder_learning_rate: float = 5e-6
     train_text_encoder: bool = False
     batch_size: int = 1

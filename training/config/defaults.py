@@ -43,7 +43,11 @@ def resolve_defaults(config: TrainConfig, family: ModelFamily, num_images: int) 
             "adapter": _adapter(config.adapter, family, train),
             "optimizer": _optimizer(config, train),
             "schedule": config.schedule.model_copy(
-                update={"steps": steps, "warmup_steps": _warmup_steps(config.schedule.warmup_steps, steps)}
+                update={
+                    "steps": steps,
+                    "name": _first(config.schedule.name, train.schedule),
+                    "warmup_steps": _warmup_steps(config.schedule.warmup_steps, steps),
+                }
             ),
             "loss": _loss(config, train),
             "data": _data(config.data, family, train),

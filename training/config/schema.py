@@ -106,7 +106,7 @@ class ScheduleConfig(Section):
     """How long, and how the learning rate goes."""
 
     steps: Positive | None = setting(None, "Steps of the optimizer; by default so many per photo, within limits.")
-    name: Literal["constant", "linear", "cosine"] = setting("constant", "Learning rate after the warm-up.", flag="--schedule")
+    name: Literal["constant", "linear", "cosine"] | None = setting(None, "Learning rate after the warm-up.", flag="--schedule")
     warmup_steps: Count | None = setting(None, "Steps in which the learning rate rises from zero.")
 
 
