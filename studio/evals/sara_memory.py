@@ -10,7 +10,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from studio.evals.tables import Cell, Table
 
@@ -40,7 +40,7 @@ def run_arm(arm: str, scale: int, checkpointing: bool) -> None:
         return (answer - inputs.noise).square().mean()
 
     parameters: list[torch.Tensor] = []
-    context = nullcontext()
+    context: AbstractContextManager[object] = nullcontext()
     after: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None  # noqa: E731
     name = arm.removeprefix("control: ")
     if name in DENSITIES:
