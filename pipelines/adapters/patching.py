@@ -38,15 +38,7 @@ def patched(components: Mapping[str, nn.Module], routes: Sequence[Route]) -> Ite
     Raises:
         AdapterMismatchError: an adapter names a layer that the model does not have, or not in that shape.
     """
-    router = Router(tuple(routes))
-    with ExitStack() as restore:
-        added: dict[nn.Module, list[_Entry]] = {}
-        for route in router.routes:
-            for path, patch in route.adapter.patches.items():
-                _resolve(components, router, route, path, patch, added, restore)
-        for module, entries in added.items():
-            restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
-            module.forward = _PatchedForward.extending(module, tuple(entries))
+    with ResolvedRoutes(components, routes).open() as router:
         yield router
 
 
@@ -54,33 +46,65 @@ _Entry = tuple[BoundPatch, RouteWeight, bool]
 _ABSENT = object()
 
 
-def _resolve(
-    components: Mapping[str, nn.Module],
-    router: Router,
-    route: Route,
-    path: ParameterPath,
-    patch: Patch,
-    added: dict[nn.Module, list[_Entry]],
-    restore: ExitStack,
-) -> None:
-    """Bind one patch of one route: to its layer's forward, or, where there is no per-position form, to the parameter."""
-    component = components.get(path.component)
-    if component is None:
-        router.leave_out(route, path, f"there is no {path.component} here")
-        return
-    module = module_at(component, path, route.adapter.info.name)
-    if not patch.routable or not _acts_per_position(module, path):
-        if route.is_partial:
-            what = f"a {type(module).__name__}'s {path.parameter}"
-            router.leave_out(route, path, f"a change of {what} acts on whole batches only")
+class ResolvedRoutes:
+    """Routes bound to the layers they name, to be opened again and again: `patched` in two halves.
+
+    Binding takes longer than a step of a small model; a loop that opens the same routes at every step does it once. What
+    is made at an opening (a weight with a change folded in, a changed bias) is kept for the next, as long as the layer is
+    what it was.
+
+    Args:
+        components, routes: as for `patched`, which also names the errors.
+
+    Attributes:
+        router: its `report()` names what was left out.
+    """
+
+    def __init__(self, components: Mapping[str, nn.Module], routes: Sequence[Route]) -> None:
+        self.router = Router(tuple(routes))
+        self._layers: dict[nn.Module, list[_Entry]] = {}
+        self._parameters: list[_ChangedParameter] = []
+        self._forwards: dict[nn.Module, tuple[object, _PatchedForward]] = {}
+        for route in self.router.routes:
+            for path, patch in route.adapter.patches.items():
+                self._resolve(components, route, path, patch)
+
+    @contextmanager
+    def open(self) -> Iterator[Router]:
+        """Let the routes act while the block is open; see `patched`."""
+        with ExitStack() as restore:
+            for changed in self._parameters:
+                before = changed.module._parameters[changed.path.parameter]
+                restore.callback(changed.module._parameters.__setitem__, changed.path.parameter, before)
+                changed.module._parameters[changed.path.parameter] = changed.over(before)
+            for module, entries in self._layers.items():
+                present = module.__dict__.get("forward", _ABSENT)
+                known, forward = self._forwards.get(module, (None, None))
+                if forward is None or known is not present:
+                    forward = _PatchedForward.extending(module, tuple(entries))
+                    self._forwards[module] = (present, forward)
+                restore.callback(_restore_forward, module, present)
+                module.forward = forward
+            yield self.router
+
+    def _resolve(self, components: Mapping[str, nn.Module], route: Route, path: ParameterPath, patch: Patch) -> None:
+        """Bind one patch of one route: to its layer's forward, or, where there is no per-position form, to the parameter."""
+        component = components.get(path.component)
+        if component is None:
+            self.router.leave_out(route, path, f"there is no {path.component} here")
             return
-        restore.callback(module._parameters.__setitem__, path.parameter, module._parameters[path.parameter])
-        module._parameters[path.parameter] = _changed_parameter(module, path, patch, route)
-        return
-    bound = bind(patch, module, path, route.adapter.info.name)
-    weight = router.resolve(route, path, _parameter(module, path).device)
-    if weight is not None and not weight.is_zero:
-        added.setdefault(module, []).append((bound, weight, patch.needs_base_out))
+        module = module_at(component, path, route.adapter.info.name)
+        if not acts_per_position(patch, module, path):
+            if route.is_partial:
+                what = f"a {type(module).__name__}'s {path.parameter}"
+                self.router.leave_out(route, path, f"a change of {what} acts on whole batches only")
+                return
+            self._parameters.append(_ChangedParameter(module, path, patch, route))
+            return
+        bound = bind(patch, module, path, route.adapter.info.name)
+        weight = self.router.resolve(route, path, _parameter(module, path).device)
+        if weight is not None and not weight.is_zero:
+            self._layers.setdefault(module, []).append((bound, weight, patch.needs_base_out))
 
 
 def module_at(component: nn.Module, path: ParameterPath, adapter_name: str) -> nn.Module:
@@ -98,7 +122,7 @@ def bind(patch: Patch, module: nn.Module, path: ParameterPath, adapter_name: str
     """Bind a patch to the parameter it changes, with an error that says which adapter and layer do not fit."""
     parameter = _parameter(module, path)
     try:
-        return patch.bind(parameter, layer_spec(module) if _acts_per_position(module, path) else _plain_spec(parameter))
+        return patch.bind(parameter, layer_spec(module) if _is_layers_weight(module, path) else _plain_spec(parameter))
     except AdapterMismatchError as error:
         raise AdapterMismatchError(f"The adapter {adapter_name!r} does not fit {path}. {error}") from error
 
@@ -115,8 +139,13 @@ def change_of(patch: Patch, module: nn.Module, path: ParameterPath, adapter_name
     return delta
 
 
-def _acts_per_position(module: nn.Module, path: ParameterPath) -> bool:
-    """Whether what changes is the weight of a layer that computes every position alike; not a bias, a norm, an embedding."""
+def acts_per_position(patch: Patch, module: nn.Module, path: ParameterPath) -> bool:
+    """Whether a patch of this parameter can be confined to rows of a batch and to places: not on a bias, norm or embedding."""
+    return patch.routable and _is_layers_weight(module, path)
+
+
+def _is_layers_weight(module: nn.Module, path: ParameterPath) -> bool:
+    """Whether what changes is the weight of a layer that computes every position alike."""
     return path.parameter == "weight" and isinstance(module, nn.Linear | nn.Conv2d)
 
 
@@ -126,11 +155,24 @@ def _parameter(module: nn.Module, path: ParameterPath) -> Tensor:
     return parameter
 
 
-def _changed_parameter(module: nn.Module, path: ParameterPath, patch: Patch, route: Route) -> Any:
-    """parameter + strength · Δ, computed once when the block opens."""
-    original = _parameter(module, path)
-    delta = change_of(patch, module, path, route.adapter.info.name)
-    return (original + (route.strength * delta).to(original.device)).to(original.dtype)
+class _ChangedParameter:
+    """A parameter with strength · Δ added, which is computed once for each original."""
+
+    def __init__(self, module: nn.Module, path: ParameterPath, patch: Patch, route: Route) -> None:
+        self.module = module
+        self.path = path
+        self.patch = patch
+        self.route = route
+        self._known: tuple[object, Any] = (None, None)
+
+    def over(self, before: Any) -> Any:
+        """`before` + strength · Δ, in the type of `before`, which is what the module has now."""
+        known, changed = self._known
+        if known is not before:
+            delta = change_of(self.patch, self.module, self.path, self.route.adapter.info.name)
+            changed = (before + (self.route.strength * delta).to(before.device)).to(before.dtype)
+            self._known = (before, changed)
+        return changed
 
 
 def _plain_spec(parameter: Tensor) -> LayerSpec:
