@@ -49,6 +49,7 @@ def infotext(record: PictureRecord) -> str:
         "Lora hashes": ", ".join(f"{_tag_name(use.name)}: {use.short_hash}" for use in record.adapters),
         "Adapter halves": ", ".join(halves),
         "Block prompts": ", ".join(f"{stack}: {text}" for stack, text in record.block_prompts.items()),
+        "Composition": _strategy_name(record),
         "Version": f"studio {record.version}",
     }
     lines = [record.prompt + tags]
@@ -56,6 +57,12 @@ def infotext(record: PictureRecord) -> str:
         lines.append(f"{_NEGATIVE} {record.negative_prompt}")
     lines.append(", ".join(f"{key}: {quote(value)}" for key, value in settings.items() if value))
     return "\n".join(lines)
+
+
+def _strategy_name(record: PictureRecord) -> str:
+    """How several adapters came together; other tools can only add them up."""
+    strategy = record.recipe.get("strategy", {})
+    return str(strategy.get("name", "")) if isinstance(strategy, dict) else ""
 
 
 def read_infotext(text: str) -> Infotext:

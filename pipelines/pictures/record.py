@@ -43,6 +43,7 @@ class PictureRecord:
         base: name of the base model, without folders. base_hash: SHA-256 of its weights.
         width, height: in pixels. dtype: of the weights, as "float32".
         block_prompts: attention stack -> what it was told in place of `prompt`.
+        recipe: the plan of a composition with the hashes of its files, as plain values; empty for other pictures.
         version: of the studio.
     """
 
@@ -60,12 +61,13 @@ class PictureRecord:
     dtype: str
     adapters: tuple[AdapterUse, ...] = ()
     block_prompts: Mapping[str, str] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a JSON file. What most pictures do not have is left out where there is none."""
         values = asdict(self) | {"adapters": [_without_none(asdict(adapter)) for adapter in self.adapters]}
-        return values if self.block_prompts else {key: value for key, value in values.items() if key != "block_prompts"}
+        return {key: value for key, value in values.items() if value or key not in _RARE}
 
     @classmethod
     def from_json(cls, values: Any) -> PictureRecord:
@@ -101,6 +103,9 @@ class PictureRecord:
             adapters=tuple(adapters),
             block_prompts={stack: prompts[index] for stack, prompts in request.block_prompts.items()},
         )
+
+
+_RARE = ("block_prompts", "recipe")
 
 
 def lora_short_hash(path: Path) -> str:
