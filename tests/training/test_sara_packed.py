@@ -15,6 +15,7 @@ from studio.training import sara
 from studio.training.sara.nuclear import NuclearNorm, nuclear_norm
 from studio.training.sara.packed import PackedWeights
 from studio.training.sara.selection import SelectionRule, select
+from studio.training.sara.trainable import Progress, SaraTrainable
 
 RULE = SelectionRule(density=0.3)
 
@@ -250,6 +251,33 @@ def test_the_same_step_and_seed_choose_the_same_matrix():
     terms = [[float(norm.term([packed], step, seed).detach()) for step in range(8)] for seed in (0, 0, 1)]
     assert terms[0] == terms[1] != terms[2]
     assert len(set(terms[0])) > 2
+
+
+def test_the_trainable_adds_the_term_when_it_is_due_and_a_restored_one_goes_on_counting():
+    torch.manual_seed(0)
+    net = nn.Linear(80, 72).requires_grad_(False)
+    norm = NuclearNorm(weight=0.1, every=2)
+    make = lambda seed: SaraTrainable({"denoiser": packed_of(net)}, {"denoiser": 1.0}, norm, Progress(), seed)  # noqa: E731
+    trainable = make(3)
+    moved = []
+    for with_term in (False, True):
+        (packed,) = trainable.packed
+        packed.delta.grad = None
+        with trainable.active():
+            loss = net(torch.ones(2, 80)).square().mean()
+            term = trainable.regularizer()
+            assert term is not None
+            (loss + term if with_term else loss).backward()
+        assert packed.delta.grad is not None
+        moved.append(packed.delta.grad.clone())
+    assert not torch.equal(*moved)
+    trainable.on_step(1)
+    assert trainable.regularizer() is None
+    other = make(4)
+    other.load_state_dict({name: tensor.clone() for name, tensor in trainable.state_dict().items()})
+    assert other.regularizer() is None
+    other.on_step(2)
+    assert other.regularizer() is not None
 
 
 # -- the few-line use -------------------------------------------------------------------------------------------------------

@@ -86,33 +86,35 @@ def test_resume_is_bit_equal_before_at_and_after_the_second_selection(
     assert load_adapter(whole.adapter_path).content_hash() == load_adapter(parts.adapter_path).content_hash()
 
 
-@pytest.mark.parametrize(
-    "variation",
-    [{"run__gradient_checkpointing": True}, {"data__batch_size": 1, "run__gradient_accumulation_steps": 2}],
-    ids=["checkpointing", "accumulation"],
-)
-def test_the_same_weights_another_way(sara_config: MakeConfig, tmp_path: Path, variation: dict[str, Any]):
-    exact = {"optimizer__epsilon": 1e-4, "schedule__steps": 4}
-    plain = train(sara_config(run__output_dir=str(tmp_path / "plain"), **exact))
-    other = train(sara_config(run__output_dir=str(tmp_path / "other"), **{**exact, **variation}))
-    if "data__batch_size" in variation:  # other noise; what must agree is how often the weights moved
-        assert last_state(other.run_dir).optimizer["state"][0]["step"] == 4
-        return
-    torch.testing.assert_close(delta(last_state(plain.run_dir)), delta(last_state(other.run_dir)), atol=1e-6, rtol=1e-4)
+def test_gradient_checkpointing_gives_the_same_weights(sara_config: MakeConfig, tmp_path: Path):
+    settings = {"optimizer__epsilon": 1e-2, "schedule__steps": 4}
+    plain, other = (
+        train(sara_config(run__output_dir=str(tmp_path / str(on)), run__gradient_checkpointing=on, **settings))
+        for on in (False, True)
+    )
+    first, second = delta(last_state(plain.run_dir)), delta(last_state(other.run_dir))
+    torch.testing.assert_close(first, second, atol=1e-7, rtol=1e-5)
+    assert first.abs().max() > 1e-3
 
 
-def test_clipping_and_the_regularizer_change_the_run(sara_config: MakeConfig, tmp_path: Path):
-    variations = {
-        "plain": {"optimizer__max_grad_norm": 0.0},
-        "clipped": {"optimizer__max_grad_norm": 0.1, "optimizer__epsilon": 1.0},
-        "unclipped": {"optimizer__max_grad_norm": 0.0, "optimizer__epsilon": 1.0},
+def test_clipping_changes_the_run(sara_config: MakeConfig, tmp_path: Path):
+    """With an epsilon of 1 a step follows the gradient's length, which AdamW otherwise divides away."""
+    lengths = {
+        longest: delta(
+            last_state(
+                train(
+                    sara_config(
+                        run__output_dir=str(tmp_path / str(longest)),
+                        schedule__steps=2,
+                        optimizer__epsilon=1.0,
+                        optimizer__max_grad_norm=longest,
+                    )
+                ).run_dir
+            )
+        ).norm()
+        for longest in (0.0, 0.1)
     }
-    runs = {
-        name: delta(last_state(train(sara_config(run__output_dir=str(tmp_path / name), schedule__steps=2, **more)).run_dir))
-        for name, more in variations.items()
-    }
-    assert not torch.equal(runs["clipped"], runs["unclipped"])
-    assert runs["clipped"].norm() < runs["unclipped"].norm()
+    assert 0 < lengths[0.1] < 0.9 * lengths[0.0]
 
 
 def test_the_run_leaves_files_that_do_what_was_trained(sara_config: MakeConfig, tmp_path: Path):
@@ -176,14 +178,18 @@ def test_defaults_are_the_papers_on_stable_diffusion_and_a_share_on_the_embedded
 
 @pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(sara_config: MakeConfig, tmp_path: Path):
-    """A gradient that a hook put aside would be the local one, and the processes would drift apart unseen."""
+    """A gradient that a hook put aside would be the local one, and the processes would drift apart unseen.
+
+    AdamW divides a tiny gradient's rounding by epsilon: at 1e-4 the two differ by 2e-6, at 1e-2 by 4e-8. Without the reduction
+    over the processes it is 2e-2.
+    """
     settings = {
         "data__batch_size": 4,
         "loss__prior": "base-output",
         "loss__prior_batch_size": 2,
         "run__gradient_accumulation_steps": 2,
         "schedule__steps": 4,
-        "optimizer__epsilon": 1e-4,
+        "optimizer__epsilon": 1e-2,
     }
     one = train(sara_config(run__output_dir=str(tmp_path / "one"), **settings))
     toml = tmp_path / "two.toml"
