@@ -157,10 +157,14 @@ class _Canvas:
     def _grid(self, height: int, width: int, output: Tensor) -> Tensor:
         key = (height, width, output.dtype, output.device)
         if key not in self._grids:
-            # The mean over each cell: masks that sum to one everywhere still do so on every grid.
-            reduced = F.interpolate(self.mask[None, None], (height, width), mode="area")
+            reduced = mask_on_grid(self.mask, height, width)[None, None]
             self._grids[key] = reduced.to(device=output.device, dtype=output.dtype)
         return self._grids[key]
+
+
+def mask_on_grid(mask: Tensor, height: int, width: int) -> Tensor:
+    """A mask `[H, W]` as `[height, width]`, float32: the mean over each cell, so that masks that sum to one still do."""
+    return F.interpolate(mask.detach().to(torch.float32)[None, None], (height, width), mode="area")[0, 0]
 
 
 def token_grid(num_tokens: int, height: int, width: int) -> tuple[int, int]:

@@ -7,18 +7,16 @@ both, so this one stands in their place. For the same latents, scheduler and tex
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from itertools import groupby
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from studio.pipelines.adapters import patched
-from studio.pipelines.denoising.block_texts import block_texts
-from studio.pipelines.denoising.request import Branch, DenoiseRequest, Step, Strategy
-from studio.pipelines.encoding import TextCondition, add_time_ids
+from studio.pipelines.denoising.denoiser import Denoiser
+from studio.pipelines.denoising.passes import Passes
+from studio.pipelines.denoising.request import DenoiseRequest, Strategy
+from studio.pipelines.denoising.unet_denoiser import UNetDenoiser
 from studio.pipelines.errors import Cancelled
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def denoise(
-    base: BaseModel,
+    model: BaseModel | Denoiser,
     request: DenoiseRequest,
     strategy: Strategy,
     *,
@@ -40,85 +38,69 @@ def denoise(
     at σ = 4096 has no digits left in bfloat16.
 
     Args:
+        model: a base model, or a denoiser of another kind.
         on_step: called after every step with the number done and the number of all. It may raise to end the loop.
         should_stop: asked before every step; True ends the loop with `Cancelled`.
     """
-    scheduler = request.scheduler
-    scheduler.set_timesteps(request.num_steps, device=base.device)
+    denoiser = as_denoiser(model)
+    scheduler, first = request.scheduler, request.first_step
+    scheduler.set_timesteps(
+        request.num_steps, device=denoiser.device, **denoiser.scheduler_arguments(request.height, request.width)
+    )
     if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)
+        scheduler.set_begin_index(first)
     step_arguments = _step_arguments(request)
-    latents = request.noise.to(base.device, torch.float32) * scheduler.init_noise_sigma
-    latents = strategy.prepare(request, latents)
-    timesteps = scheduler.timesteps
-    for index, timestep in enumerate(timesteps):
+    passes = Passes(denoiser, request)
+    num_steps = len(passes.timesteps)
+    noise = request.noise.to(denoiser.device, torch.float32)
+    strategy.begin(passes)
+    latents = strategy.prepare(request, _start(request, noise, passes.timesteps[first]))
+    for index in range(first, num_steps):
         if should_stop is not None and should_stop():
-            raise Cancelled(f"Stopped after {index} of {len(timesteps)} steps.")
-        step = Step(index, len(timesteps), timestep)
+            raise Cancelled(f"Stopped after {index - first} of {num_steps - first} steps.")
+        step = passes.step(index)
         latents = strategy.refine_latents(step, latents)
-        model_input = scheduler.scale_model_input(latents, timestep)
-        predictions = predict(base, model_input, step, strategy.branches(step), request)
+        outputs = passes.run(latents, step, strategy.branches(step))
+        strategy.observe(step, outputs)
+        predictions = [output.prediction for output in outputs if output.prediction is not None]
         noise_pred = strategy.combine(step, predictions)
-        latents = scheduler.step(noise_pred, timestep, latents, **step_arguments, return_dict=False)[0]
+        latents = scheduler.step(noise_pred, step.timestep, latents, **step_arguments, return_dict=False)[0]
+        if request.redraw is not None:
+            latents = _keeping(request, latents, noise, passes.timesteps[index + 1 : index + 2])
         latents = strategy.after_step(step, latents)
         if on_step is not None:
-            on_step(index + 1, len(timesteps))
+            on_step(index + 1 - first, num_steps - first)
     return latents
 
 
-def predict(
-    base: BaseModel, model_input: Tensor, step: Step, branches: Sequence[Branch], request: DenoiseRequest
-) -> list[Tensor]:
-    """The denoiser's predictions, float32 `[B, C, h, w]`, one per branch in their order.
-
-    Neighbouring branches with the same routes run as one batch.
-
-    Args:
-        model_input: latents as the scheduler scales them for the model, `[B, C, h, w]`.
-    """
-    predictions: list[Tensor] = []
-    for _, group in groupby(branches, key=lambda branch: id(branch.routes) if branch.routes else None):
-        together = list(group)
-        routes = together[0].routes
-        with patched(base.components(), routes) if routes else nullcontext(), block_texts(base.unet, _block_texts(together)):
-            output = unet_forward(
-                base,
-                torch.cat([model_input] * len(together)),
-                step.timestep,
-                TextCondition.cat([branch.condition for branch in together]),
-                height=request.height,
-                width=request.width,
-            )
-        predictions.extend(output.float().chunk(len(together)))
-    return predictions
+def as_denoiser(model: BaseModel | Denoiser) -> Denoiser:
+    """A base model's UNet as a denoiser; a denoiser as it is."""
+    return model if isinstance(model, Denoiser) else UNetDenoiser(model)
 
 
-def _block_texts(branches: Sequence[Branch]) -> dict[str, Tensor]:
-    """Attention stack -> its text for all rows of `branches`; branches that give it none keep their own."""
-    stacks = dict.fromkeys(stack for branch in branches for stack in branch.block_conditions)
-    return {
-        stack: torch.cat([branch.block_conditions.get(stack, branch.condition).prompt_embeds for branch in branches])
-        for stack in stacks
-    }
+def _start(request: DenoiseRequest, noise: Tensor, timestep: Tensor) -> Tensor:
+    """The latents of the first step: noise, or the picture with the step's noise on it."""
+    if request.picture is None:
+        return noise * getattr(request.scheduler, "init_noise_sigma", 1.0)
+    return _with_noise(request, noise, timestep)
 
 
-def unet_forward(
-    base: BaseModel, model_input: Tensor, timestep: Tensor, condition: TextCondition, *, height: int, width: int
-) -> Tensor:
-    """The UNet's raw output `[B, C, h, w]` in its own type, for as many rows of text as of latents."""
-    conditions: dict[str, Tensor] | None = None
-    if condition.pooled is not None:
-        time_ids = add_time_ids(base, len(model_input), height, width)
-        assert time_ids is not None
-        conditions = {"text_embeds": condition.pooled.to(base.dtype), "time_ids": time_ids}
-    output: Tensor = base.unet(
-        model_input.to(base.dtype),
-        timestep,
-        encoder_hidden_states=condition.prompt_embeds.to(base.dtype),
-        added_cond_kwargs=conditions,
-        return_dict=False,
-    )[0]
-    return output
+def _with_noise(request: DenoiseRequest, noise: Tensor, timestep: Tensor) -> Tensor:
+    assert request.picture is not None
+    picture = request.picture.to(noise)
+    add = getattr(request.scheduler, "add_noise", None) or request.scheduler.scale_noise
+    noisy: Tensor = (
+        add(picture, noise, timestep.reshape(1)) if add.__name__ == "add_noise" else add(picture, timestep.reshape(1), noise)
+    )
+    return noisy
+
+
+def _keeping(request: DenoiseRequest, latents: Tensor, noise: Tensor, next_timestep: Tensor) -> Tensor:
+    """The latents where the picture is redrawn, and the picture with the next step's noise where it is kept."""
+    assert request.redraw is not None and request.picture is not None, "what is kept is part of a picture"
+    kept = request.picture.to(latents) if len(next_timestep) == 0 else _with_noise(request, noise, next_timestep[0])
+    redraw = request.redraw.to(latents)
+    return redraw * latents + (1.0 - redraw) * kept
 
 
 def _step_arguments(request: DenoiseRequest) -> dict[str, Any]:

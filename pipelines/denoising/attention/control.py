@@ -1,0 +1,145 @@
+"""What the attention layers of one pass shall do, and the block in which they do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.pipelines.denoising.attention.backend import check_attention, has_plain_attention
+from studio.pipelines.denoising.attention.capture import AttentionMaps, Capture
+from studio.pipelines.denoising.attention.layers import AttentionLayer, attention_layers
+from studio.pipelines.denoising.attention.regions import Isolation, owners, shares
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values of a text in one layer, `[B, T, C]` each."""
+
+
+@dataclass(eq=False)
+class AttentionControl:
+    """State of one kind of pass, kept for a whole generation.
+
+    Attributes:
+        size: of the latents, (height, width).
+        text: layer -> keys and values of the pass's text, filled at the first pass and read at all later ones; None to
+            compute them every time.
+        region_masks: of the regions that have words (or keys and values) of their own; region_text: these, by layer.
+        isolation: who sees whom, and isolation_masks: the regions that it is about.
+    """
+
+    size: tuple[int, int]
+    text: dict[str, KeyValue] | None = None
+    region_masks: tuple[Tensor, ...] = ()
+    region_text: dict[str, list[KeyValue]] = field(default_factory=dict)
+    isolation: Isolation | None = None
+    isolation_masks: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._shares: dict[tuple[int, int], list[tuple[Tensor, Tensor] | None]] = {}
+        self._owners: dict[tuple[int, int], Tensor] = {}
+        self._views: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        self._visible: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+
+    def places(self, grid: tuple[int, int], device: torch.device) -> list[tuple[Tensor, Tensor] | None]:
+        """For the pass's text and then each region: the positions that read it, `[n]`, and how much of it, `[n, 1]`."""
+        if grid not in self._shares:
+            parts = shares(self.region_masks, *grid).flatten(1).to(device)
+            found = [part.nonzero().flatten() for part in parts]
+            self._shares[grid] = [(at, part[at][:, None]) if len(at) else None for at, part in zip(found, parts, strict=True)]
+        return self._shares[grid]
+
+    def owner(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """Whose each cell is, `[h, w]`; see `regions.owners`."""
+        if grid not in self._owners:
+            self._owners[grid] = owners(self.isolation_masks, *grid).to(device)
+        return self._owners[grid]
+
+    def visible(self, grid: tuple[int, int], device: torch.device) -> list[tuple[int, Tensor]]:
+        """For the background and each region: its number, and which cells it sees, bool `[h, w]`."""
+        if grid not in self._visible:
+            owner = self.owner(grid, device)
+            self._visible[grid] = [(index, sees[owner]) for index, sees in enumerate(self._sees(device))]
+        return self._visible[grid]
+
+    def views(self, grid: tuple[int, int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """For the background and each region that are not empty: their positions `[n]`, and those that they see `[m]`."""
+        if grid not in self._views:
+            owner = self.owner(grid, device).flatten()
+            groups = [
+                ((owner == index).nonzero().flatten(), visible.flatten().nonzero().flatten())
+                for index, visible in self.visible(grid, device)
+            ]
+            self._views[grid] = [(places, seen) for places, seen in groups if len(places)]
+        return self._views[grid]
+
+    def _sees(self, device: torch.device) -> Tensor:
+        assert self.isolation is not None
+        return self.isolation.sees(len(self.isolation_masks)).to(device)
+
+    def allowed(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """Which position sees which, bool `[Q, Q]`; None if each sees all."""
+        if self.isolation is None:
+            return None
+        allowed = torch.zeros(grid[0] * grid[1], grid[0] * grid[1], dtype=torch.bool, device=device)
+        for places, seen in self.views(grid, device):
+            allowed[places[:, None], seen[None, :]] = True
+        return allowed
+
+
+@dataclass(eq=False)
+class Captured:
+    """What the layers of a running pass write down for one capture."""
+
+    capture: Capture
+    rows: slice
+    words: dict[str, Tensor] = field(default_factory=dict)
+    regions: list[dict[str, Tensor]] = field(default_factory=list)
+    places: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.regions = [{} for _ in self.capture.region_columns]
+        self.names = {layer.name for layer in self.capture.layers}
+
+    def maps(self) -> AttentionMaps:
+        """The maps of these rows."""
+        return AttentionMaps(self.words, tuple(self.regions), self.places)
+
+
+@contextmanager
+def attention_control(unet: Any, control: AttentionControl, captures: Sequence[Captured] = ()) -> Iterator[None]:
+    """Inside the block the UNet's attention does what `control` says, and writes down what `captures` ask for.
+
+    Only layers that have something to do are changed. Afterwards, also after an exception, each computes as before.
+
+    Raises:
+        BaseModelError: the attention's backend can do neither maps nor regions.
+    """
+    from studio.pipelines.denoising.attention.processors import CrossAttention, SelfAttention
+
+    if control.region_masks:
+        check_attention(unet, "Words of their own for regions need")
+    if control.isolation is not None:
+        check_attention(unet, "Regions that do not see each other need")
+    if captures:
+        check_attention(unet, "Attention maps need")
+    with ExitStack() as restore:
+        for layer in attention_layers(unet):
+            wanted = [captured for captured in captures if layer.name in captured.names]
+            is_changed = _is_changed(layer, control) or bool(wanted)
+            module: Any = unet.get_submodule(layer.name)
+            if not is_changed or not has_plain_attention(module):
+                continue
+            restore.callback(setattr, module, "processor", module.processor)
+            make = CrossAttention if layer.kind == "cross" else SelfAttention
+            module.processor = make(layer, control, wanted)
+        yield
+
+
+def _is_changed(layer: AttentionLayer, control: AttentionControl) -> bool:
+    if layer.kind == "self":
+        return control.isolation is not None
+    return control.text is not None or bool(control.region_masks)

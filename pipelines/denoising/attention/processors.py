@@ -1,0 +1,133 @@
+"""The attention itself, in diffusers' form of a processor: torch's fused attention, in parts where parts differ.
+
+Places that read another text, or see other places, are computed as a smaller attention of their own instead of one large
+one with a mask: the scores that a mask would hide are never computed, every kernel can do it, and what is not seen cannot
+reach the result by a single bit, whatever its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from studio.kernels.attention_map import attention_map
+from studio.pipelines.denoising.attention.control import AttentionControl, Captured, KeyValue
+from studio.pipelines.denoising.attention.layers import AttentionLayer
+
+
+class CrossAttention:
+    """Positions read words: the pass's, or their region's, from keys and values that may be there already."""
+
+    def __init__(self, layer: AttentionLayer, control: AttentionControl, captures: Sequence[Captured]) -> None:
+        self.layer = layer
+        self.control = control
+        self.captures = captures
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """`hidden_states` `[B, Q, C]` and text `[B, T, D]` to `[B, Q, C]`."""
+        assert encoder_hidden_states is not None
+        assert attention_mask is None, "texts of this kind of model are not masked"
+        query = _heads(attn.to_q(hidden_states), attn.heads)
+        own = tuple(_heads(part, attn.heads) for part in self._text(attn, encoder_hidden_states))
+        regions = [tuple(_heads(part, attn.heads) for part in pair) for pair in self.control.region_text.get(self.layer.name, ())]
+        if regions:
+            output = self._by_region(query, [own, *regions])
+        else:
+            output = F.scaled_dot_product_attention(query, own[0], own[1], attn_mask=None, dropout_p=0.0, is_causal=False)
+        grid = self.layer.grid(*self.control.size)
+        for captured in self.captures:
+            rows, capture = captured.rows, captured.capture
+            if capture.columns is not None:
+                captured.words[self.layer.name] = _word_map(query[rows], own[0][rows], capture.columns, grid)
+            for index, columns in enumerate(capture.region_columns):
+                if columns is not None:
+                    key = regions[index][0][rows]
+                    captured.regions[index][self.layer.name] = _word_map(query[rows], key, columns, grid)
+        return _out(attn, output)
+
+    def _text(self, attn: Any, text: Tensor) -> KeyValue:
+        """Keys and values of the pass's text, `[B, T, C]`."""
+        known = self.control.text
+        if known is None:
+            return attn.to_k(text), attn.to_v(text)
+        if self.layer.name not in known:
+            # They depend on no latents, so a gradient with respect to those does not pass here.
+            known[self.layer.name] = (attn.to_k(text).detach(), attn.to_v(text).detach())
+        return known[self.layer.name]
+
+    def _by_region(self, query: Tensor, texts: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Σ shareᵣ · attention(Q, Kᵣ, Vᵣ), each for its own places alone."""
+        output = torch.zeros_like(query)
+        places = self.control.places(self.layer.grid(*self.control.size), query.device)
+        for at_and_share, (key, value) in zip(places, texts, strict=True):
+            if at_and_share is None:
+                continue
+            at, share = at_and_share
+            part = F.scaled_dot_product_attention(query.index_select(2, at), key, value)
+            output = output.index_add(2, at, share.to(part.dtype) * part)
+        return output
+
+
+class SelfAttention:
+    """Positions read those positions that they may see."""
+
+    def __init__(self, layer: AttentionLayer, control: AttentionControl, captures: Sequence[Captured]) -> None:
+        self.layer = layer
+        self.control = control
+        self.captures = captures
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """`hidden_states` `[B, Q, C]` to `[B, Q, C]`."""
+        assert encoder_hidden_states is None and attention_mask is None
+        query, key, value = (_heads(layer(hidden_states), attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v))
+        grid = self.layer.grid(*self.control.size)
+        if self.control.isolation is None:
+            output = F.scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False)
+        else:
+            output = torch.zeros_like(query)
+            for places, seen in self.control.views(grid, query.device):
+                part = F.scaled_dot_product_attention(
+                    query.index_select(2, places), key.index_select(2, seen), value.index_select(2, seen)
+                )
+                output = output.index_copy(2, places, part)
+        for captured in self.captures:
+            rows = captured.rows
+            allowed = self.control.allowed(grid, query.device)
+            captured.places[self.layer.name] = attention_map(query[rows], key[rows], allowed=allowed)
+        return _out(attn, output)
+
+
+def _heads(tensor: Tensor, num_heads: int) -> Tensor:
+    """`[B, N, H·d]` as `[B, H, N, d]`."""
+    return tensor.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def _out(attn: Any, output: Tensor) -> Tensor:
+    """`[B, H, Q, d]` through the output projection, `[B, Q, C]`."""
+    joined = output.transpose(1, 2).flatten(2)
+    result: Tensor = attn.to_out[1](attn.to_out[0](joined))
+    return result
+
+
+def _word_map(query: Tensor, key: Tensor, columns: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`[B, S, h, w]` of the words that `columns` picks."""
+    picked = attention_map(query, key, columns.to(query.device))
+    return picked.transpose(1, 2).unflatten(-1, grid)
