@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from studio.composition.merged import MergeConfig, merged_adapter
+from studio.composition.merging import Merged
 from studio.composition.scene import Scene
 from studio.composition.strategies import STRATEGIES, strategy_named
 from studio.composition.strategy import configured
@@ -52,6 +54,20 @@ def compile_scene(scene: Scene) -> Compiled:
     strategy = kind.build(scene, config)
     notes += getattr(strategy, "notes", ())
     return Compiled(scene, strategy, tuple(notes))
+
+
+def merged_of(scene: Scene) -> Merged:
+    """The adapters of the scene as one, by the strategy merge with the plan's settings; by `selma`, their mean.
+
+    Raises:
+        UserError: the plan's strategy makes no single adapter.
+    """
+    choice = scene.plan.strategy
+    if choice.name == "selma":
+        return merged_adapter(scene, MergeConfig(method="average"))
+    if choice.name != "merge":
+        raise UserError(f"Only merge and selma make one adapter of several; the plan's strategy is {choice.name}.")
+    return merged_adapter(scene, MergeConfig.model_validate(dict(choice.settings)))
 
 
 def draw_batches(

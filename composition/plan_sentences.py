@@ -65,7 +65,7 @@ def _plan_sentence(problem: ErrorDetails, values: Any) -> str:
     if not place:
         return f"{where.removesuffix('.')} {_expectation(problem, model, '')}".strip()
     key = str(place[0])
-    if problem["type"] == "missing":
+    if problem["type"] == "missing" and len(place) == 1:
         meaning = model.model_fields[key].description
         return f"{where}{key} is missing. {meaning}"
     if problem["type"] == "extra_forbidden":

@@ -36,6 +36,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("train", "studio.cli.train", "train", "Teach the model a concept from a folder of pictures."),
     Verb("generate", "studio.cli.generate", "generate", "Make pictures from prompts, with or without adapters."),
     Verb("stylize", "studio.cli.stylize", "stylize", "Draw the content of one picture in the style of another."),
+    Verb("compose", "studio.cli.compose", "compose", "Draw one picture with several adapters, each for its words or place."),
+    Verb("compare", "studio.cli.compare", "compare", "Draw a plan by every strategy, side by side, with scores."),
     Verb("inspect", "studio.cli.inspect", "inspect", "Tell what an adapter file is."),
     Verb("export", "studio.cli.export", "export", "Write an adapter in another format, or merged into a base model."),
     Verb("probe-blocks", "studio.cli.probe_blocks", "probe_blocks", "Find the blocks of a base that hold content and style."),
