@@ -97,5 +97,5 @@ def _inputs(module: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(module, nn.Conv2d):
         return x.flatten(0, -2)
     assert not isinstance(module.padding, str), "diffusers pads by numbers"
-    columns = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+    columns = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
     return columns.transpose(1, 2).flatten(0, 1)

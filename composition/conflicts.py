@@ -119,7 +119,7 @@ def conflict_report(scene: Scene) -> ConflictReport:
 def suggest(scene: Scene, conflicts: Sequence[Conflict]) -> tuple[str, str]:
     """A strategy's name, and why."""
     if any(concept.mask is not None for concept in scene.concepts):
-        return "merge", "each adapter has its region, and a sum acts where its regions are"
+        return "regional", "there are regions"
     worst = max(max(conflict.crosstalk) for conflict in conflicts)
     if worst < LOW_CROSSTALK:
         return "merge", f"no adapter does more than {worst:.0%} of another's effect on the other's own inputs"

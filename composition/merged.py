@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Literal, TypeAlias
 
@@ -110,8 +109,3 @@ def concept_prompt(scene: Scene, concept: Concept) -> str:
         return concept.entry.prompt
     words = concept.words or concept.adapter.info.trigger
     return scene.plan.prompt if words is None else f"a photo of {words}"
-
-
-def left_out_notes(left_out: Iterable[tuple[str, int, str]]) -> list[str]:
-    """A sentence for each reason why changes of an adapter do not act."""
-    return [f"{count} changes of {name} are left out: {reason}." for name, count, reason in left_out]

@@ -7,13 +7,14 @@ from typing import Any
 
 from studio.composition.strategies.composite import Composite
 from studio.composition.strategies.merge import Merge
+from studio.composition.strategies.regional import Regional
 from studio.composition.strategies.selma import Selma
 from studio.composition.strategies.switch import Switch
 from studio.composition.strategies.weighted_switch import WeightedSwitch
 from studio.composition.strategy import StrategyKind
 from studio.pipelines.errors import ConfigError
 
-STRATEGIES: tuple[StrategyKind[Any], ...] = (Merge(), Selma(), Switch(), WeightedSwitch(), Composite())
+STRATEGIES: tuple[StrategyKind[Any], ...] = (Merge(), Selma(), Switch(), WeightedSwitch(), Composite(), Regional())
 """Every strategy there is; the contract tests run on each."""
 
 

@@ -6,11 +6,11 @@ one, and any mix of types and ranks will do. The other methods make one adapter 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
-from studio.composition.merged import MergeConfig, left_out_notes, merged_adapter, split_route
+from studio.composition.left_out import left_out_notes
+from studio.composition.merged import MergeConfig, merged_adapter, split_route
 from studio.composition.scene import Scene
 from studio.composition.strategy import ConceptRoutes, GuidedStrategy, HasConfig, Pass, active_at
 from studio.pipelines.adapters import Route, patched
@@ -43,7 +43,7 @@ class MergeStrategy(GuidedStrategy):
         self._positive = scene.condition(scene.plan.prompt, scene.concepts)
         self._negative = scene.negative(scene.plan.negative_prompt, scene.concepts)
         self._passes: dict[int, Pass] = {}
-        self.notes = _notes(scene, self._routes)
+        self.notes = left_out_notes(scene)
 
     def passes(self, step: Step) -> Sequence[Pass]:
         """One, with all adapters whose time it is."""
@@ -68,12 +68,3 @@ class MergedStrategy(GuidedStrategy):
     def passes(self, step: Step) -> Sequence[Pass]:
         """One."""
         return [self._pass]
-
-
-def _notes(scene: Scene, routes: ConceptRoutes) -> tuple[str, ...]:
-    masked = [concept for concept in scene.concepts if concept.mask is not None]
-    if not masked:
-        return ()
-    with patched(scene.base.components(), routes.of(masked)) as router:
-        counted = Counter((left.adapter, left.reason) for left in router.report())
-    return tuple(left_out_notes((name, count, reason) for (name, reason), count in counted.items()))

@@ -26,7 +26,7 @@ def compose(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="How the adapters come together: merge (the default), selma, switch, weighted-switch or composite.",
+            help="How the adapters come together: merge (the default), selma, switch, weighted-switch, composite or regional.",
             show_default=False,
         ),
     ] = None,

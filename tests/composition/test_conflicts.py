@@ -72,7 +72,7 @@ def test_the_report(base: BaseModel):
     styled = conflict_report(scene_for(base, [one, one], steps=2, entries=[{}, {"role": "style"}]))
     assert styled.strategy == "switch"
     halves = [{"region": {"box": [0, 0, 0.5, 1]}}, {"region": {"box": [0.5, 0, 1, 1]}}]
-    assert conflict_report(scene_for(base, [one, one], steps=2, entries=halves)).strategy == "merge"
+    assert conflict_report(scene_for(base, [one, one], steps=2, entries=halves)).strategy == "regional"
     with pytest.raises(UserError, match="at least two entries"):
         conflict_report(scene_for(base, [one]))
 

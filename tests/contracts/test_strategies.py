@@ -75,9 +75,9 @@ def test_one_adapter_is_that_adapter(bases: dict[str, BaseModel], kind: Strategy
 
 def test_a_picture_does_not_depend_on_its_batch(bases: dict[str, BaseModel], kind: StrategyKind[Any]):
     base = bases["sd15"]
-    compiled = compiled_for(base, [lora(base, 1), lora(base, 2)], kind.name, num_images=2)
+    compiled = compiled_for(base, [lora(base, 1), lora(base, 2)], kind.name, num_images=2, steps=2)
     both = latents_of(compiled)
-    second = drawn(base, [lora(base, 1), lora(base, 2)], kind.name, seed=1)
+    second = drawn(base, [lora(base, 1), lora(base, 2)], kind.name, seed=1, steps=2)
     torch.testing.assert_close(both[1:], second, rtol=1e-4, atol=1e-4)
 
 
@@ -119,3 +119,16 @@ def test_a_region_is_used_or_refused(bases: dict[str, BaseModel], kind: Strategy
 def test_an_unknown_name_has_a_suggestion():
     with pytest.raises(ConfigError, match="Did you mean composite"):
         strategy_named("composit")
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("size", [(512, 512), (768, 512), (512, 896), (520, 328)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bench_the_full_product_at_full_sizes(
+    bases: dict[str, BaseModel], kind: StrategyKind[Any], family: str, size: tuple[int, int], scheduler: str
+):
+    base = bases[family]
+    values: dict[str, Any] = {"height": size[0], "width": size[1], "scheduler": scheduler, "num_images": 3, "steps": 2}
+    latents = drawn(base, [lora(base, 1), kronecker(base, 2)], kind.name, **values)
+    assert latents.shape == (3, 4, size[0] // 8, size[1] // 8) and torch.isfinite(latents).all()

@@ -183,8 +183,8 @@ def test_compare_draws_every_strategy_with_a_score(run: Run, folder: Path, tmp_p
     assert result.code == 0, result.err
     table = json.loads((out / "comparison.json").read_text())
     names = [row["strategy"] for row in table["rows"]]
-    assert names == ["no adapters", "merge", "selma", "switch", "weighted-switch", "composite"]
-    assert [row["passes"] for row in table["rows"]] == [1, 1, 1, 1, 1, 2]
+    assert names == ["no adapters", "merge", "selma", "switch", "weighted-switch", "composite", "regional"]
+    assert [row["passes"] for row in table["rows"]] == [1, 1, 1, 1, 1, 2, 1]
     assert all(len(row["scores"]) == 2 and row["seeds"] == [5, 6] for row in table["rows"])
     assert all(0 <= score <= 1 for row in table["rows"] for score in row["scores"])
     pictures = {name: sorted((out / name.replace(" ", "-")).glob("*.png")) for name in names}
