@@ -13,7 +13,7 @@ from studio.pipelines.errors import BaseModelError
 from tests.support.adapters import TINY_MODELS, random_adapter
 from tests.support.tiny_models import TinyModel
 
-SIZES = [(8, 8), (8, 12), (14, 8), (9, 11)]
+SIZES = [(8, 8), (9, 14)]
 
 
 @pytest.fixture(scope="module", params=list(TINY_MODELS))
@@ -128,7 +128,7 @@ def test_it_stops_after_every_part(model: TinyModel):
 def test_a_feature_that_enters_unchanged_changes_nothing(model: TinyModel, size: tuple[int, int]):
     given = arguments(model, *size)
     expected = plain(model, given)
-    for depth in range(1, num_up_layers(model.unet) + 1):
+    for depth in (1, 2, 3, num_up_layers(model.unet) - 1, num_up_layers(model.unet)):
         full = run_unet(model.unet, *given, depth=depth)
         assert torch.equal(full.output, expected)
         shallow = run_unet(model.unet, *given, depth=depth, deep_feature=full.deep_feature)
