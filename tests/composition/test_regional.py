@@ -11,7 +11,7 @@ from tests.support.scenes import compiled_for, drawn, kronecker, lora
 from tests.support.tiny_bases import tiny_base
 
 HALVES = [{"region": {"box": [0, 0, 0.5, 1]}}, {"region": {"box": [0.5, 0, 1, 1]}}]
-SIZE = {"height": 128, "width": 128}
+SIZE = {"height": 128, "width": 128, "guidance_scale": 1.0}
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def plan_for(num_entries: int, **values: Any) -> CompositionPlan:
     """A small plan with so many entries; `entries` may give more of each."""
     entries = values.pop("entries", [{}] * num_entries)
     given = [{"adapter": f"{number}.safetensors"} | entry for number, entry in enumerate(entries, start=1)]
-    defaults: dict[str, Any] = {"prompt": PROMPT, "entries": given, "steps": 3, "guidance_scale": 3.0, "height": 64, "width": 64}
+    defaults: dict[str, Any] = {"prompt": PROMPT, "entries": given, "steps": 2, "guidance_scale": 3.0, "height": 64, "width": 64}
     return plan_from_values(defaults | values)
 
 
