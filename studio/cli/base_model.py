@@ -27,6 +27,7 @@ def base_model(
     output: Annotated[Path, typer.Option(help="Diffusers folder that 'export' writes.")] = Path("assets/base"),
     pictures: Annotated[int, typer.Option(help="Pictures the denoiser has seen when it stops.")] = 500_000,
     anneal: Annotated[int, typer.Option(help="The last this many pictures let the learning rate fall to zero.")] = 100_000,
+    peak: Annotated[float, typer.Option(help="Share of the recipe's learning rate; less for a last phase.")] = 1.0,
     shards: Annotated[int, typer.Option(help="Rendered shards of 2,048 pictures.")] = 56,
     decoder_seconds: Annotated[float, typer.Option(help="CPU seconds for the autoencoder's decoder.")] = 900.0,
     workers: Annotated[int, typer.Option(help="Processes that render and that train the denoiser.")] = 2,
@@ -69,7 +70,9 @@ def base_model(
     if stage in (Stage.denoiser, Stage.all):
         processes = max(count for count in range(1, workers + 1) if recipe.batch_size % count == 0)
         torch.set_num_threads(1)
-        plan = denoiser.RunPlan(pictures=pictures, anneal=anneal, compile=compiled, rewarm_from=rewarm_from, processes=processes)
+        plan = denoiser.RunPlan(
+            pictures=pictures, anneal=anneal, compile=compiled, rewarm_from=rewarm_from, peak=peak, processes=processes
+        )
         denoiser.train_denoiser(state, recipe, plan)
     if stage in (Stage.export, Stage.all):
         export.export(state, recipe, output)

@@ -30,6 +30,9 @@ from studio.training.base_model.replicas import Replica, replicas
 from studio.training.base_model.tokenizer import build_tokenizer
 from studio.training.signals import catch_stop_signals
 
+HARD_PATTERNS = ("dotted", "zigzag")
+"""Learned last: after 314,000 pictures right in .47 and .18 of the prompts, where stripes and checks were in .9."""
+
 
 class LatentPool:
     """All finished shards as latents [N, z, s, s] fp16 and their scenes; grows while rendering goes on."""
@@ -40,6 +43,7 @@ class LatentPool:
         self.cache.mkdir(parents=True, exist_ok=True)
         self.vae = fit_encoder(state_dir, recipe)
         self.shards: list[tuple[torch.Tensor, list[Scene]]] = []
+        self.hard: list[tuple[int, int]] = []
         self.refresh()
 
     def refresh(self) -> None:
@@ -48,16 +52,24 @@ class LatentPool:
             path = self.cache / f"latents-{index:04d}.safetensors"
             if not path.exists():
                 save_file({"latents": encode_shard(self.vae, load_pictures(self.folder, index))}, path)
-            self.shards.append((load_file(path)["latents"], load_scenes(self.folder, index)))
+            scenes = load_scenes(self.folder, index)
+            hard = [row for row, scene in enumerate(scenes) if any(thing.pattern in HARD_PATTERNS for thing in scene.objects)]
+            self.hard += [(len(self.shards), row) for row in hard]
+            self.shards.append((load_file(path)["latents"], scenes))
 
-    def draw(self, rng: np.random.Generator, batch_size: int, caption_dropout: float) -> tuple[torch.Tensor, list[str]]:
-        """Random latents [B, z, s, s] fp32 with captions drawn afresh."""
+    def draw(self, rng: np.random.Generator, recipe: BaseRecipe) -> tuple[torch.Tensor, list[str]]:
+        """Random latents [B, z, s, s] fp32 with captions drawn afresh; a share of them of scenes with hard patterns."""
         latents, captions = [], []
-        for _ in range(batch_size):
-            shard, scenes = self.shards[int(rng.integers(len(self.shards)))]
-            row = int(rng.integers(len(scenes)))
+        num_hard = round(recipe.hard_pattern_share * recipe.batch_size) if self.hard else 0
+        for place in range(recipe.batch_size):
+            if place % 2 == 0 and place < 2 * num_hard:  # every other one: processes share a batch by halves
+                index, row = self.hard[int(rng.integers(len(self.hard)))]
+            else:
+                index = int(rng.integers(len(self.shards)))
+                row = int(rng.integers(len(self.shards[index][1])))
+            shard, scenes = self.shards[index]
             latents.append(shard[row])
-            captions.append("" if rng.random() < caption_dropout else caption(scenes[row], rng))
+            captions.append("" if rng.random() < recipe.caption_dropout else caption(scenes[row], rng))
         return torch.stack(latents).float(), captions
 
 
@@ -115,14 +127,15 @@ class DenoiserState(nn.Module):
 class RunPlan:
     """How far to go: `pictures` in all, the last `anneal` of them with the rate falling linearly to zero.
 
-    `processes` share each batch. `rewarm_from` is the step from which the warm-up runs: that of a start from weights without
-    moments.
+    `peak` is the full rate's share of the recipe's. `processes` share each batch. `rewarm_from` is the step from which the
+    warm-up runs: that of a start from weights without moments.
     """
 
     pictures: int
     anneal: int = 0
     save_every_steps: int = 250
     compile: bool = False
+    peak: float = 1.0
     processes: int = 1
     rewarm_from: int = 0
 
@@ -130,7 +143,7 @@ class RunPlan:
         """Share of the full learning rate at a step."""
         left = self.pictures - step * recipe.batch_size
         warm = min(1.0, (step - self.rewarm_from + 1) / recipe.warmup_steps)
-        return warm * min(1.0, max(0.0, left / self.anneal)) if self.anneal else warm
+        return self.peak * warm * (min(1.0, max(0.0, left / self.anneal)) if self.anneal else 1.0)
 
 
 def draw_timesteps(rng: np.random.Generator, count: int, recipe: BaseRecipe) -> torch.Tensor:
@@ -203,7 +216,7 @@ def accumulate_gradients(
 ) -> float:
     """Gradients of the v-prediction loss on this process's share of a batch drawn from (seed, step); returns that loss."""
     rng = np.random.default_rng([recipe.seed, 1, state.step])
-    latents, captions = pool.draw(rng, recipe.batch_size, recipe.caption_dropout)
+    latents, captions = pool.draw(rng, recipe)
     timesteps = draw_timesteps(rng, recipe.batch_size, recipe)
     noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
     rows = replica.rows(recipe.batch_size)

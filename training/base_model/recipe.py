@@ -54,6 +54,8 @@ class BaseRecipe:
     timestep_mean: float = 0.7
     timestep_std: float = 1.0
     timestep_uniform_share: float = 0.15
+    # Of a batch, drawn among the scenes with patterns that are learned last; above zero in a last phase only.
+    hard_pattern_share: float = 0.0
 
     @property
     def latent_size(self) -> int:
