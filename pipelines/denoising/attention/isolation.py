@@ -31,14 +31,15 @@ def isolated_layers(unet: nn.Module, control: AttentionControl) -> Iterator[None
         return
     with ExitStack() as restore:
         for module in unet.modules():
-            present = module.__dict__.get("forward", _ABSENT)
+            isolated: _IsolatedNorm | _IsolatedConvolution
             if isinstance(module, nn.GroupNorm):
-                module.forward = _IsolatedNorm(module, control)
+                isolated = _IsolatedNorm(module, control)
             elif isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-                module.forward = _IsolatedConvolution(module.forward, control)
+                isolated = _IsolatedConvolution(module.forward, control)
             else:
                 continue
-            restore.callback(_restore, module, present)
+            restore.callback(_restore, module, module.__dict__.get("forward", _ABSENT))
+            module.__dict__["forward"] = isolated
         yield
 
 
