@@ -80,7 +80,7 @@ class Denoiser(Protocol):
         """The modules that adapters can change, by the name files give them."""
         ...
 
-    def scheduler_arguments(self, height: int, width: int) -> dict[str, float]:
+    def scheduler_arguments(self, num_steps: int, height: int, width: int) -> dict[str, Any]:
         """What the scheduler's `set_timesteps` takes besides the number of steps, for a picture of this size in pixels."""
         ...
 

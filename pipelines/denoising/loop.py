@@ -45,7 +45,9 @@ def denoise(
     denoiser = as_denoiser(model)
     scheduler, first = request.scheduler, request.first_step
     scheduler.set_timesteps(
-        request.num_steps, device=denoiser.device, **denoiser.scheduler_arguments(request.height, request.width)
+        request.num_steps,
+        device=denoiser.device,
+        **denoiser.scheduler_arguments(request.num_steps, request.height, request.width),
     )
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)

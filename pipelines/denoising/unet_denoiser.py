@@ -47,7 +47,7 @@ class UNetDenoiser(Denoiser):
         """UNet and text encoders."""
         return self.base.components()
 
-    def scheduler_arguments(self, height: int, width: int) -> dict[str, float]:
+    def scheduler_arguments(self, num_steps: int, height: int, width: int) -> dict[str, Any]:
         """None."""
         return {}
 
