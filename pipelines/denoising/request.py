@@ -137,6 +137,7 @@ class Strategy(Protocol):
 
     def begin(self, passes: Passes) -> None:
         """Called first, with what makes passes: for a strategy that needs some of its own, keep it for this generation."""
+        return
 
     def prepare(self, request: DenoiseRequest, latents: Tensor) -> Tensor:
         """Called once, with the latents that the loop starts from `[B, C, h, w]`; returns those it shall start from."""
@@ -152,6 +153,7 @@ class Strategy(Protocol):
 
     def observe(self, step: Step, outputs: Sequence[PassOutput]) -> None:
         """Called before `combine` with all that came of the branches, in their order: predictions and attention maps."""
+        return
 
     def combine(self, step: Step, predictions: Sequence[Tensor]) -> Tensor:
         """One prediction `[B, C, h, w]` from those of the branches, in their order."""

@@ -12,7 +12,6 @@ import torch
 from diffusers import (
     ControlNetModel,
     DiffusionPipeline,
-    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -51,7 +50,7 @@ def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-SETTINGS: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 4.0, "height": 64, "width": 96, "output_type": "np"}
+SETTINGS: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 4.0, "height": 64, "width": 96, "output_type": "np"}
 
 
 def stock(pipeline: Any, made: Any, **extra: Any) -> Any:
@@ -70,7 +69,7 @@ def extras(pipeline: Any) -> dict[str, Any]:
     return {"add_watermarker": False} if isinstance(pipeline, ComposeXLPipeline) else {"requires_safety_checker": False}
 
 
-@pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("scheduler", [None, EulerDiscreteScheduler])
 def test_without_a_strategy_it_is_its_parent(pipeline: Any, scheduler: Any):
     before = pipeline.scheduler
     if scheduler is not None:
@@ -138,9 +137,9 @@ def test_pictures_to_start_from(pipeline: Any):
     made = StableDiffusionXLImg2ImgPipeline if "XL" in type(pipeline).__name__ else StableDiffusionImg2ImgPipeline
     settings = {name: value for name, value in SETTINGS.items() if name not in ("height", "width")}
     theirs = stock(pipeline, made, **extras(pipeline))(
-        "a cat", image=photo(), strength=0.6, generator=generators(1), **settings
+        "a cat", image=photo(), strength=0.7, generator=generators(1), **settings
     ).images
-    ours = pipeline("a cat", image=photo(), strength=0.6, generator=generators(1), **SETTINGS).images
+    ours = pipeline("a cat", image=photo(), strength=0.7, generator=generators(1), **SETTINGS).images
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
     with pytest.raises(UserError, match="strength should be above 0"):
         pipeline("a cat", image=photo(), strength=1.5, **SETTINGS)
