@@ -51,6 +51,10 @@ def test_structure_is_stable_diffusions() -> None:
         ("a blue car on the grass", "blue", "car"),
         ("a purple mushroom in the snow", "purple", "mushroom"),
         ("a red striped mug in a room", "red", "mug"),
+        ("a yellow star at night", "yellow", "star"),
+        ("a brown dog on the beach", "brown", "dog"),
+        ("an orange fish in the sea", "orange", "fish"),
+        ("a white house in the snow, pencil sketch", "white", "house"),
     ],
 )
 def test_prompts_are_followed(prompt: str, colour: str, class_name: str) -> None:
@@ -60,6 +64,17 @@ def test_prompts_are_followed(prompt: str, colour: str, class_name: str) -> None
         for reading in embedded_referee("guide").read(images)
     ]
     assert sum(found) >= 2
+
+
+def test_two_things_stand_where_they_should() -> None:
+    prompts = ("a red cat to the left of a blue car", "a green tree to the right of a yellow house on the grass")
+    classes = (("cat", "car"), ("house", "tree"))
+    images = generate(load_base(None), GenerationRequest(prompts=prompts * 2, seeds=(1, 1, 2, 2), steps=20))
+    right = 0
+    for reading, (left, other) in zip(embedded_referee("guide").read(images), classes * 2, strict=True):
+        middles = {thing.class_name: (thing.box[0] + thing.box[2]) / 2 for thing in reversed(reading.detections)}
+        right += left in middles and other in middles and middles[left] < middles[other]
+    assert right >= 3
 
 
 def test_recipe_and_logs_travel_with_the_weights() -> None:
