@@ -40,45 +40,43 @@ class AttentionControl:
 
     def __post_init__(self) -> None:
         self._shares: dict[tuple[int, int], list[tuple[Tensor, Tensor] | None]] = {}
-        self._owners: dict[tuple[int, int], Tensor] = {}
         self._views: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        self._visible: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+        self._cells: dict[tuple[int, int], list[tuple[Tensor, Tensor] | None]] = {}
 
     def places(self, grid: tuple[int, int], device: torch.device) -> list[tuple[Tensor, Tensor] | None]:
         """For the pass's text and then each region: the positions that read it, `[n]`, and how much of it, `[n, 1]`."""
         if grid not in self._shares:
-            parts = shares(self.region_masks, *grid).flatten(1).to(device)
+            parts = shares(self.region_masks, *grid).flatten(1)
             found = [part.nonzero().flatten() for part in parts]
-            self._shares[grid] = [(at, part[at][:, None]) if len(at) else None for at, part in zip(found, parts, strict=True)]
+            self._shares[grid] = [
+                (at.to(device), part[at][:, None].to(device)) if len(at) else None for at, part in zip(found, parts, strict=True)
+            ]
         return self._shares[grid]
 
-    def owner(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """Whose each cell is, `[h, w]`; see `regions.owners`."""
-        if grid not in self._owners:
-            self._owners[grid] = owners(self.isolation_masks, *grid).to(device)
-        return self._owners[grid]
-
-    def visible(self, grid: tuple[int, int], device: torch.device) -> list[tuple[int, Tensor]]:
-        """For the background and each region: its number, and which cells it sees, bool `[h, w]`."""
-        if grid not in self._visible:
-            owner = self.owner(grid, device)
-            self._visible[grid] = [(index, sees[owner]) for index, sees in enumerate(self._sees(device))]
-        return self._visible[grid]
+    def cells(self, grid: tuple[int, int], device: torch.device) -> list[tuple[Tensor, Tensor] | None]:
+        """For the background and each region: which cells are its own, and which it sees, bool `[h, w]`; None if it has none."""
+        if grid not in self._cells:
+            self._cells[grid] = [
+                (own.to(device), seen.to(device)) if own.any() else None for own, seen in self._found_cells(grid)
+            ]
+        return self._cells[grid]
 
     def views(self, grid: tuple[int, int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """For the background and each region that are not empty: their positions `[n]`, and those that they see `[m]`."""
+        """The same for those that have cells, as positions: its own `[n]`, and those that it sees `[m]`."""
         if grid not in self._views:
-            owner = self.owner(grid, device).flatten()
-            groups = [
-                ((owner == index).nonzero().flatten(), visible.flatten().nonzero().flatten())
-                for index, visible in self.visible(grid, device)
+            self._views[grid] = [
+                (own.flatten().nonzero().flatten().to(device), seen.flatten().nonzero().flatten().to(device))
+                for own, seen in self._found_cells(grid)
+                if own.any()
             ]
-            self._views[grid] = [(places, seen) for places, seen in groups if len(places)]
         return self._views[grid]
 
-    def _sees(self, device: torch.device) -> Tensor:
+    def _found_cells(self, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """Where the masks are, which may be another device than the denoiser's."""
         assert self.isolation is not None
-        return self.isolation.sees(len(self.isolation_masks)).to(device)
+        owner = owners(self.isolation_masks, *grid)
+        sees = self.isolation.sees(len(self.isolation_masks)).to(owner.device)
+        return [(owner == index, sees[index][owner]) for index in range(len(sees))]
 
     def allowed(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
         """Which position sees which, bool `[Q, Q]`; None if each sees all."""

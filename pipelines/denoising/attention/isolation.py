@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from studio.pipelines.adapters.layers import layer_spec
 from studio.pipelines.denoising.attention.control import AttentionControl
 
 _ABSENT = object()
@@ -35,7 +36,7 @@ def isolated_layers(unet: nn.Module, control: AttentionControl) -> Iterator[None
             if isinstance(module, nn.GroupNorm):
                 isolated = _IsolatedNorm(module, control)
             elif isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-                isolated = _IsolatedConvolution(module.forward, control)
+                isolated = _IsolatedConvolution(module, control)
             else:
                 continue
             restore.callback(_restore, module, module.__dict__.get("forward", _ABSENT))
@@ -53,22 +54,35 @@ def _restore(module: nn.Module, present: Any) -> None:
 class _IsolatedConvolution:
     """For each region the convolution of what it sees, at its own places."""
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], control: AttentionControl) -> None:
-        self.forward = forward
+    def __init__(self, module: nn.Conv2d, control: AttentionControl) -> None:
+        self.module = module
+        self.forward: Callable[[Tensor], Tensor] = module.forward
         self.control = control
 
     def __call__(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
+        before = self.control.cells((x.shape[-2], x.shape[-1]), x.device)
+        after = self.control.cells(self._output_grid(x), x.device)
         output: Tensor | None = None
-        for index, visible in self.control.visible((height, width), x.device):
-            part = self.forward(torch.where(visible, x, torch.zeros_like(x)))
-            if output is None:
-                output = part
+        for inputs, places in zip(before, after, strict=True):
+            if places is None:
                 continue
-            own = self.control.owner((part.shape[-2], part.shape[-1]), x.device) == index
-            output = torch.where(own, part, output)
+            # A region too small for the inputs' grid has nothing to see there.
+            seen = torch.where(inputs[1], x, torch.zeros_like(x)) if inputs is not None else torch.zeros_like(x)
+            part = self.forward(seen)
+            output = part if output is None else torch.where(places[0], part, output)
         assert output is not None
         return output
+
+    def _output_grid(self, x: Tensor) -> tuple[int, int]:
+        spec = layer_spec(self.module)
+        assert not isinstance(spec.padding, str)
+        height, width = (
+            (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for side, padding, dilation, kernel, stride in zip(
+                x.shape[-2:], spec.padding, spec.dilation, spec.kernel, spec.stride, strict=True
+            )
+        )
+        return height, width
 
 
 class _IsolatedNorm:
