@@ -39,7 +39,8 @@ def test_one_of_four_or_more_is_held_out(tmp_path: Path, count: int, trained: in
     assert (dataset.held_out is not None) == (count >= 4)
     hashes = {item.picture.content_hash for item in dataset.train_items}
     assert dataset.held_out is None or dataset.held_out.picture.content_hash not in hashes
-    assert config.schedule.steps == min(max(trained * 120, 400), 800)
+    train = EMBEDDED.train
+    assert config.schedule.steps == min(max(trained * train.steps_per_image, train.min_steps), train.max_steps)
     assert any("kept" in note for note in dataset.notes)
 
 
