@@ -10,12 +10,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from studio.pipelines.errors import OutputError
+
+if TYPE_CHECKING:  # who writes JSON alone need not wait for torch
+    from torch import Tensor
 
 _CAUSES = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -70,6 +70,8 @@ def atomic_save_safetensors(path: Path | str, tensors: Mapping[str, Tensor], met
         tensors: by name; made contiguous and copied to the CPU here.
         metadata: strings for the header.
     """
+    from safetensors.torch import save as safetensors_bytes
+
     ready = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     data = safetensors_bytes(ready)
     if metadata:
