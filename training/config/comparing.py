@@ -11,6 +11,7 @@ from studio.training.config.schema import TrainConfig
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
+        "concept.caption_words",  # the captions themselves are compared by `ConceptDataset.signature`
         "concept.images",  # the folder may have moved; the photos in it are compared by `ConceptDataset.signature`
         "data.cache",
         "data.cache_dir",

@@ -53,6 +53,11 @@ class ConceptConfig(Section):
     bare_template: Template = setting("a {token} {class_noun}", "The bare caption.")
     bare_caption_share: Share | None = setting(None, "Share of bare captions, which teach the words by themselves.")
     caption_dropout: Share | None = setting(None, "Share of empty captions, which keep guidance working.")
+    caption_words: Literal["with-token", "as-written"] = setting(
+        "with-token",
+        "What .txt files say: with the token put in where it is missing, or as it is written, for many pictures of no one "
+        "thing.",
+    )
     hold_out: str = setting(
         "auto", 'Photo kept out of training to judge the checkpoints: "auto" (one of four or more), "none" or a file name.'
     )

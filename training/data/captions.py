@@ -1,4 +1,4 @@
-"""Captions of a photo: from a text file beside it or from templates, always with the concept's words in them."""
+"""Captions of a photo: from a text file beside it or from templates, with the concept's words in them unless told otherwise."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def captions_for(photo_path: Path, concept: ConceptConfig) -> Captions:
     """The captions of the photo at `photo_path`.
 
     A file of the same name that ends in `.txt` has priority over the templates; each of its lines is an alternative. It
-    may use {token} and {class_noun}; where the token is missing, it is put before the class noun, or in front.
+    may use {token} and {class_noun}; where the token is missing, it is put before the class noun, or in front, unless
+    captions are to stay as they are written.
 
     Raises:
         DatasetError: the text file is not UTF-8 text.
@@ -49,7 +50,8 @@ def captions_for(photo_path: Path, concept: ConceptConfig) -> Captions:
     bare = fill_template(concept.bare_template, concept.token, concept.class_noun)
     lines = _lines(photo_path.with_suffix(".txt"))
     if lines:
-        full = tuple(with_trigger(line, concept.token, concept.class_noun) for line in lines)
+        place = fill_template if concept.caption_words == "as-written" else with_trigger
+        full = tuple(place(line, concept.token, concept.class_noun) for line in lines)
         return Captions(full=full, bare=bare, from_file=True)
     full = tuple(fill_template(template, concept.token, concept.class_noun) for template in concept.caption_templates)
     return Captions(full=full, bare=bare)

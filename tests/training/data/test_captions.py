@@ -49,6 +49,13 @@ def test_lines_are_alternatives(tmp_path: Path) -> None:
     assert captions.from_file
 
 
+def test_captions_stay_as_they_are_written_if_told_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("three red cats\n", encoding="utf-8")
+    concept = CONCEPT.model_copy(update={"caption_words": "as-written"})
+    assert captions_for(tmp_path / "a.png", concept).full == ("three red cats",)
+    assert captions_for(tmp_path / "b.png", concept).full[0] == "a photo of a ohwx dog"
+
+
 @pytest.mark.parametrize(("content", "expected"), [(b"\xff\xfeh\x00", "UTF-8"), (b"x" * 30_000, "no caption")])
 def test_bad_file(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "a.txt").write_bytes(content)
