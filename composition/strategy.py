@@ -190,3 +190,19 @@ def mean_of(predictions: Sequence[Tensor]) -> Tensor:
     for count, prediction in enumerate(predictions[1:], start=2):
         mean = mean + (prediction - mean) / count
     return mean
+
+
+def weighted_mean_of(predictions: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ wₙ·predictionₙ / Σ wₙ, built up one by one: with equal weights it is `mean_of`, to the last bit; all zero count as equal.
+
+    Args:
+        weights: one per prediction, none negative.
+    """
+    if len(set(weights)) == 1:
+        return mean_of(predictions)
+    chosen = [(prediction, weight) for prediction, weight in zip(predictions, weights, strict=True) if weight > 0]
+    mean, total = chosen[0]
+    for prediction, weight in chosen[1:]:
+        total += weight
+        mean = mean + (prediction - mean) / (total / weight)
+    return mean

@@ -24,6 +24,7 @@ from studio.composition.strategy import (
     bare_pass,
     mean_of,
     own_pass,
+    weighted_mean_of,
 )
 from studio.pipelines.denoising import Step
 
@@ -71,13 +72,7 @@ class CompositeStrategy(GuidedStrategy):
         active = self._active(step)
         if self._weights is None or not active:
             return mean_of(predictions)
-        chosen = [self._weights[index] for index in active]
-        total = sum(chosen)
-        folded, so_far = predictions[0], chosen[0]
-        for prediction, weight in zip(predictions[1:], chosen[1:], strict=True):
-            so_far += weight
-            folded = folded + (prediction - folded) * (weight / so_far if total > 0 else 0.0)
-        return folded
+        return weighted_mean_of(predictions, [self._weights[index] for index in active])
 
     def _active(self, step: Step) -> list[int]:
         active = {id(concept) for concept in active_at(self.concepts, self.progress(step))}
