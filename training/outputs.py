@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import torch
 from PIL import Image
 
 from studio.pipelines.adapters import (
@@ -105,12 +106,14 @@ def save_checkpoint_adapter(concept: Concept, trainable: Trainable, step: int, p
     save_own(trainable.extract(adapter_info(concept, step)), path, concept.base.family)
 
 
-def save_own(adapter: Adapter, path: Path, family: ModelFamily, redact: Redaction = "none") -> None:
+def save_own(
+    adapter: Adapter, path: Path, family: ModelFamily, redact: Redaction = "none", dtype: torch.dtype = torch.float16
+) -> None:
     """Write `adapter` in the first dialect that holds it as it is: PEFT's where that is possible."""
     formats = dialects_for(adapter)
     for name in formats:
         try:
-            return save_adapter(adapter, path, name, redact=redact, family=family)
+            return save_adapter(adapter, path, name, dtype=dtype, redact=redact, family=family)
         except AdapterFileError:  # the kind fits and the shape does not
             if name == formats[-1]:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from studio.pipelines.adapters import AdapterInfo, Route, load_adapter, patched, save_adapter
-from studio.pipelines.adapters.files import dialects_for
+from studio.pipelines.adapters import AdapterInfo, Route, load_adapter, patched
 from studio.pipelines.base_model import BaseModel, encode_text
 from studio.pipelines.errors import ConfigError
 from studio.training.config import TrainConfig, load_config, resolve_defaults
 from studio.training.method import AdapterMethod, Trainable
 from studio.training.methods import METHODS, method_named
 from studio.training.optimizers import optimizer_factory
+from studio.training.outputs import save_own
 from tests.support.tiny_bases import tiny_base
 
 FAMILIES = ("embedded", "sdxl")
@@ -124,9 +125,12 @@ def test_a_step_moves_every_group(base: BaseModel, trainable: Trainable):
     for group, old in zip(trainable.parameter_groups(), before, strict=True):
         assert any(not torch.equal(new, was) for new, was in zip(group.parameters, old, strict=True)), group.name
     _train(base, trainable, steps=1)
+    names = {id(parameter): name for name, parameter in trainable.named_parameters()}
     for group, old in zip(trainable.parameter_groups(), before, strict=True):
-        moved = [not torch.equal(new, was) for new, was in zip(group.parameters, old, strict=True)]
-        assert sum(moved) >= 0.9 * len(moved), group.name
+        still = [names[id(new)] for new, was in zip(group.parameters, old, strict=True) if torch.equal(new, was)]
+        # Where the grid has a single place, a softmax over one key is 1 whatever queries and keys are: no gradient at all.
+        assert all(re.search(r"attn1[./]to_[qk]\b", name) for name in still), (group.name, still)
+        assert len(still) < len(old) / 2
 
 
 @torch.no_grad()
@@ -160,9 +164,9 @@ def test_the_extracted_adapter_does_what_the_live_one_does(base: BaseModel, trai
     adapter = trainable.extract(INFO)
     with trainable.active():
         live = _output(base)
-    with patched(base.components(), [Route(adapter)]):
-        assert torch.equal(_output(base), live)
-    save_adapter(adapter, tmp_path / "adapter.safetensors", dialects_for(adapter)[0], dtype=torch.float32, family=base.family)
+    with patched(base.components(), [Route(adapter)]):  # a change of weights is kept as W' - W, so W + it may miss W' by a bit
+        torch.testing.assert_close(_output(base), live, atol=1e-6, rtol=1e-5)
+    save_own(adapter, tmp_path / "adapter.safetensors", base.family, dtype=torch.float32)
     with patched(base.components(), [Route(load_adapter(tmp_path / "adapter.safetensors"))]):
         torch.testing.assert_close(_output(base), live, atol=1e-6, rtol=1e-5)
 
