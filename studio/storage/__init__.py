@@ -1,0 +1,1 @@
+"""Where the studio keeps things: its home folder and its databases."""
