@@ -5,6 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from studio.composition.strategies.clora import Clora
+from studio.composition.strategies.cmlora import CMLora
 from studio.composition.strategies.composite import Composite
 from studio.composition.strategies.merge import Merge
 from studio.composition.strategies.regional import Regional
@@ -14,7 +16,16 @@ from studio.composition.strategies.weighted_switch import WeightedSwitch
 from studio.composition.strategy import StrategyKind
 from studio.pipelines.errors import ConfigError
 
-STRATEGIES: tuple[StrategyKind[Any], ...] = (Merge(), Selma(), Switch(), WeightedSwitch(), Composite(), Regional())
+STRATEGIES: tuple[StrategyKind[Any], ...] = (
+    Merge(),
+    Selma(),
+    Switch(),
+    WeightedSwitch(),
+    Composite(),
+    CMLora(),
+    Regional(),
+    Clora(),
+)
 """Every strategy there is; the contract tests run on each."""
 
 
