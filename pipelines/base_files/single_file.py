@@ -41,7 +41,7 @@ def load_single_file(path: Path, *, dtype: torch.dtype, config_dir: Path | None 
     Raises:
         BaseModelError: the file is damaged, an adapter, of another family, or lacks a component.
     """
-    shapes = _read_shapes(path)
+    shapes = read_shapes(path)
     family = checkpoint_family(path, shapes)
     _check_complete(path, family, shapes)
     tokenizers = _tokenizers(family)
@@ -100,7 +100,8 @@ def configs_dir(family: ModelFamily) -> Path:
     return Path(str(resources.files("studio.assets"))) / "configs" / family.name
 
 
-def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a checkpoint's tensors by name; no tensor is read. Raises BaseModelError for a damaged file."""
     from safetensors import SafetensorError, safe_open
 
     try:

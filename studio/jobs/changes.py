@@ -176,3 +176,18 @@ def _spread_positions(store: JobStore) -> None:
         connection.executemany("UPDATE jobs SET position = ? WHERE id = ?", [(n, each) for n, each in enumerate(ids, 1)])
     for number, each in enumerate(ids, 1):
         store.folder(each).add_event("moved", position=float(number))
+
+
+def prune(store: JobStore, older_than_seconds: float = 0.0, *, outputs: bool = False) -> list[str]:
+    """Remove jobs that ended so long ago, and return their ids.
+
+    Args:
+        outputs: also what they made, where it lies in the home's own folder of outputs.
+    """
+    gone = []
+    for job in store.ended_before(time.time() - older_than_seconds):
+        remove(store, job.id)
+        if outputs:
+            shutil.rmtree(store.home.outputs / job.id, ignore_errors=True)
+        gone.append(job.id)
+    return gone

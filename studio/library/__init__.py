@@ -1,0 +1,1 @@
+"""The library: adapters, concepts, base models, plans and pictures, known by their content."""
