@@ -8,6 +8,7 @@ from typing import Any
 from studio.composition.strategies.clora import Clora
 from studio.composition.strategies.cmlora import CMLora
 from studio.composition.strategies.composite import Composite
+from studio.composition.strategies.loratorio import Loratorio
 from studio.composition.strategies.merge import Merge
 from studio.composition.strategies.regional import Regional
 from studio.composition.strategies.selma import Selma
@@ -23,6 +24,7 @@ STRATEGIES: tuple[StrategyKind[Any], ...] = (
     WeightedSwitch(),
     Composite(),
     CMLora(),
+    Loratorio(),
     Regional(),
     Clora(),
 )
