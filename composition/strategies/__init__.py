@@ -8,6 +8,7 @@ from typing import Any
 from studio.composition.strategies.clora import Clora
 from studio.composition.strategies.cmlora import CMLora
 from studio.composition.strategies.composite import Composite
+from studio.composition.strategies.k_lora import KLora
 from studio.composition.strategies.loratorio import Loratorio
 from studio.composition.strategies.merge import Merge
 from studio.composition.strategies.regional import Regional
@@ -25,6 +26,7 @@ STRATEGIES: tuple[StrategyKind[Any], ...] = (
     Composite(),
     CMLora(),
     Loratorio(),
+    KLora(),
     Regional(),
     Clora(),
 )
