@@ -24,12 +24,13 @@ class Sides:
 def content_and_style(concepts: Sequence[Concept], strategy: str) -> Sides:
     """An entry is for the style if it is the style half of a B-LoRA, or has the role style; all others are for the content.
 
-    Where several entries are there and none is for the style, the last one is taken for it, and a note says so.
+    Where several entries are there and none is for the style, the last one without a half is taken for it, and a note says so.
     """
     style = [concept for concept in concepts if _says_style(concept)]
     notes: tuple[str, ...] = ()
-    if not style and len(concepts) > 1:
-        style = [concepts[-1]]
+    open_ones = [concept for concept in concepts if concept.entry.half is None]
+    if not style and len(concepts) > 1 and open_ones:
+        style = open_ones[-1:]
         said = f"{strategy} joins a content and a style, and no entry has the role style: {style[0].title} is taken for it."
         notes = (f"{said} Say role: style in the plan for the one that is meant.",)
     return Sides(tuple(concept for concept in concepts if all(concept is not other for other in style)), tuple(style), notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from studio.composition.strategies.b_lora import BLora
 from studio.composition.strategies.clora import Clora
 from studio.composition.strategies.cmlora import CMLora
 from studio.composition.strategies.composite import Composite
@@ -27,6 +28,7 @@ STRATEGIES: tuple[StrategyKind[Any], ...] = (
     CMLora(),
     Loratorio(),
     KLora(),
+    BLora(),
     Regional(),
     Clora(),
 )
