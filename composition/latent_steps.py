@@ -7,6 +7,7 @@ every base, canvas and sampler.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from studio.pipelines.denoising import AttentionMaps, Branch, Passes, Step
+from studio.pipelines.denoising.batching import group_branches
 
 GradientScale = Literal["normalised", "raw"]
 LossOfMaps = Callable[[Sequence[AttentionMaps]], Tensor]
@@ -33,9 +35,9 @@ def maps_gradient(
     Args:
         branches: with captures. loss_of: of their maps, in their order, a value for each picture.
         one_by_one: keep the graph of one branch at a time, for one more pass of each: the same gradient in a fraction of
-            the memory. It is always so with gradient checkpointing, which must find each branch's adapters open.
+            the memory. It is always so where branches cannot be one batch: a backward pass must find their adapters open.
     """
-    if one_by_one or getattr(passes.denoiser.network, "is_gradient_checkpointing", False):
+    if one_by_one or not _is_one_batch(passes, latents, branches):
         return _one_by_one(passes, latents, step, branches, loss_of)
     scale = _scale_of(passes)
     with torch.enable_grad():
@@ -44,6 +46,11 @@ def maps_gradient(
             losses = loss_of([_maps(output.maps) for output in outputs])
             (gradient,) = torch.autograd.grad(losses.sum() * scale, z)
     return losses.detach(), gradient / scale
+
+
+def batching(passes: Passes) -> Passes:
+    """Passes of the same generation in which branches with different adapters are one batch, if their adapters allow it."""
+    return Passes(passes.denoiser, replace(passes.request, max_rows=sys.maxsize))
 
 
 def moved(latents: Tensor, gradient: Tensor, size: float | Tensor, scale: GradientScale, unit: float = 1.0) -> Tensor:
@@ -102,6 +109,11 @@ def _one_by_one(
                     made, given = [pair[0] for pair in pairs], [pair[1] * scale for pair in pairs]
                     gradient = gradient + torch.autograd.grad(made, z, given)[0] / scale
     return losses.detach(), gradient
+
+
+def _is_one_batch(passes: Passes, latents: Tensor, branches: Sequence[Branch]) -> bool:
+    components, max_rows = passes.denoiser.components(), passes.request.max_rows
+    return len(group_branches(branches, [False] * len(branches), components, max_rows, len(latents))) == 1
 
 
 def _scale_of(passes: Passes) -> float:

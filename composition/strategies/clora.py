@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from studio.composition.attention_losses import contrastive_loss
-from studio.composition.latent_steps import GradientScale, maps_gradient, moved, noise_unit
+from studio.composition.latent_steps import GradientScale, batching, maps_gradient, moved, noise_unit
 from studio.composition.map_layers import map_grid, map_layers
 from studio.composition.map_masks import Cleaning, cleaned, threshold_mask, with_background
 from studio.composition.plan import Float, Int, Share
@@ -67,6 +67,11 @@ class CloraConfig(StrategyConfig):
         default=0, description="How many more; 20 in the paper, which costs as much as the rest of the picture several times."
     )
     temperature: Annotated[Float, Field(gt=0.0)] = Field(default=0.5, description="τ of the contrastive loss.")
+    words: Literal["together", "apart"] = Field(
+        default="together",
+        description="together: a concept's words, as ohwx and cat, have one map, their sum. apart: each token has one, as in the "
+        "published code, where a word that looks everywhere makes the mask the whole canvas.",
+    )
     threshold: Annotated[Share, Field(lt=1.0)] = Field(
         default=0.3, description="A place is a concept's where its words are read more than this share of the most."
     )
@@ -141,8 +146,8 @@ class CloraStrategy(GuidedStrategy):
         )
 
     def begin(self, passes: Passes) -> None:
-        """Keep what makes passes."""
-        self._passes = passes
+        """Keep what makes passes, for those with a gradient."""
+        self._passes = batching(passes)
 
     def prepare(self, request: DenoiseRequest, latents: Tensor) -> Tensor:
         """Forget the batch before."""
@@ -247,8 +252,10 @@ class CloraStrategy(GuidedStrategy):
         acting = [*self.everywhere, *([] if concept is None else [concept])]
         negative = scene.plan.negative_prompt if concept is None else scene.own_negative(concept)
         positive = scene.condition(variant.prompt, acting)
-        words = [(index, token) for index, tokens in enumerate(variant.tokens) for token in tokens]
-        columns = token_columns([[token] for _, token in words], positive.prompt_embeds.shape[1])
+        words = [(index, tokens) for index, tokens in enumerate(variant.tokens) if tokens]
+        if self.config.words == "apart":
+            words = [(index, (token,)) for index, tokens in words for token in tokens]
+        columns = token_columns([tokens for _, tokens in words], positive.prompt_embeds.shape[1])
         return _Said(
             variant,
             concept,
