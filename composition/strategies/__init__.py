@@ -9,6 +9,7 @@ from studio.composition.strategies.b_lora import BLora
 from studio.composition.strategies.clora import Clora
 from studio.composition.strategies.cmlora import CMLora
 from studio.composition.strategies.composite import Composite
+from studio.composition.strategies.decor import Decor
 from studio.composition.strategies.k_lora import KLora
 from studio.composition.strategies.loratorio import Loratorio
 from studio.composition.strategies.merge import Merge
@@ -29,6 +30,7 @@ STRATEGIES: tuple[StrategyKind[Any], ...] = (
     Loratorio(),
     KLora(),
     BLora(),
+    Decor(),
     Regional(),
     Clora(),
 )
