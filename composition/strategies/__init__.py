@@ -11,6 +11,7 @@ from studio.composition.strategies.cmlora import CMLora
 from studio.composition.strategies.composite import Composite
 from studio.composition.strategies.decor import Decor
 from studio.composition.strategies.k_lora import KLora
+from studio.composition.strategies.lora_composer import LoraComposer
 from studio.composition.strategies.loratorio import Loratorio
 from studio.composition.strategies.merge import Merge
 from studio.composition.strategies.regional import Regional
@@ -33,6 +34,7 @@ STRATEGIES: tuple[StrategyKind[Any], ...] = (
     Decor(),
     Regional(),
     Clora(),
+    LoraComposer(),
 )
 """Every strategy there is; the contract tests run on each."""
 
