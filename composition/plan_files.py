@@ -85,6 +85,11 @@ def plan_from_values(values: Any, source: str | None = None) -> CompositionPlan:
     raise ConfigError("\n".join(f"{where}{text}" for text in problems))
 
 
+def yaml_values(text: str) -> Any:
+    """The values in a YAML text; a key that stands twice in a table is a `yaml.YAMLError`, as all that is no YAML."""
+    return _PlanLoader(text).get_single_data()
+
+
 def _read_values(path: Path) -> Any:
     data = path.read_bytes()
     if len(data) > MAX_BYTES:
@@ -96,7 +101,7 @@ def _read_values(path: Path) -> Any:
     try:
         if path.suffix.lower() == ".json":
             return json.loads(text, object_pairs_hook=_without_repeats)
-        return _PlanLoader(text).get_single_data()
+        return yaml_values(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'}: {problem}") from error
