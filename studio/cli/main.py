@@ -42,6 +42,10 @@ VERBS: tuple[Verb, ...] = (
     Verb("export", "studio.cli.export", "export", "Write an adapter in another format, or merged into a base model."),
     Verb("probe-blocks", "studio.cli.probe_blocks", "probe_blocks", "Find the blocks of a base that hold content and style."),
     Verb("eval", "studio.cli.eval", "app", "Measure the base model or a training method, and print the table."),
+    Verb("jobs", "studio.cli.jobs", "app", "Hand in, list, watch, cancel, pause and retry jobs."),
+    Verb("worker", "studio.cli.worker", "worker", "Work on the jobs that were handed in."),
+    Verb("library", "studio.cli.library", "app", "Adapters, concepts, base models, plans and pictures: bring in and find."),
+    Verb("doctor", "studio.cli.doctor", "doctor", "Tell what is here, what is wrong, and how to mend it."),
     Verb("base-model", "studio.cli.base_model", "base_model", "Rebuild the embedded base model from its recipe."),
     Verb("demo", "studio.cli.demo", "demo", "Teach a sample concept and show it in new pictures."),
 )

@@ -49,15 +49,13 @@ def claim(
     Args:
         kinds: which kinds. device: where it would run; jobs that want another one are passed over.
         affinity: only jobs with this one. busy_owners: owners to pass to the back.
-        only_first_attempts: pass over jobs whose process died before: these run alone.
+        only_first_attempts: None if the next one has been begun before: its process died then, and it should run alone.
     """
     clauses = ["state = 'queued'", "held = 0", f"kind IN ({', '.join('?' * len(kinds))})", "(device IS NULL OR device = ?)"]
     values: list[object] = [*kinds, device]
     if affinity is not None:
         clauses.append("affinity = ?")
         values.append(affinity)
-    if only_first_attempts:
-        clauses.append("attempt = 0")
     order = "priority DESC, position"
     if busy_owners:
         order = f"priority DESC, owner IN ({', '.join('?' * len(busy_owners))}), position"
@@ -76,9 +74,11 @@ def claim(
         if row is None:
             return None
         job = job_of(row)
+        if only_first_attempts and job.attempt:
+            return None
         connection.execute(
             "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = ?, host = ?, pid = NULL, pid_started = NULL, "
-            "device = ?, started = ?, heartbeat = ?, lease_until = ?, progress = 0, message = '', error = '' WHERE id = ?",
+            "runs_on = ?, started = ?, heartbeat = ?, lease_until = ?, progress = 0, message = '', error = '' WHERE id = ?",
             (claimant.worker, claimant.host, device, now, now, now + LEASE_SECONDS, job.id),
         )
     claimed = store.get(job.id)
@@ -87,22 +87,26 @@ def claim(
 
 
 def set_process(store: JobStore, job: Job, pid: int, pid_started: float) -> bool:
-    """Note which process works on a claimed job; False if the claim is lost."""
+    """Note which process works on a claimed job, in its folder too; False if the claim is lost."""
+    process = {"worker": job.worker, "host": job.host, "pid": pid, "pid_started": pid_started, "runs_on": job.runs_on}
+    store.folder(job.id).add_event("process", **process)
     return _change(store, job, "pid = ?, pid_started = ?", (pid, pid_started))
 
 
-def renew(store: JobStore, job: Job, *, progress: float | None = None, message: str | None = None) -> bool:
-    """Renew the lease, and note where the job is; False if the claim is lost."""
+def renew(store: JobStore, job: Job, *, progress: float | None = None, message: str | None = None) -> State | None:
+    """Renew the lease, and note where the job is; its state now, or None if the claim is lost."""
     now = time.time()
-    sets, values = ["heartbeat = ?", "lease_until = ?"], [now, now + LEASE_SECONDS]
-    more: list[object] = [*values]
+    sets = ["heartbeat = ?", "lease_until = ?"]
+    values: list[object] = [now, now + LEASE_SECONDS]
     if progress is not None:
         sets.append("progress = ?")
-        more.append(progress)
+        values.append(progress)
     if message is not None:
         sets.append("message = CASE state WHEN 'canceling' THEN message ELSE ? END")
-        more.append(message)
-    return _change(store, job, ", ".join(sets), more)
+        values.append(message)
+    if not _change(store, job, ", ".join(sets), values):
+        return None
+    return State(store.get(job.id).state)
 
 
 def finish(store: JobStore, job: Job, outcome: str, *, message: str = "", error: str = "") -> Job | None:

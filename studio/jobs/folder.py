@@ -32,7 +32,7 @@ class Event:
 
     Attributes:
         number: of its line, from 1. time: seconds since 1970.
-        kind: "state", "progress", "message", "picture", "metric" or "moved". data: what else the line says.
+        kind: "state", "moved", "process", "progress", "message" or "picture". data: what else the line says.
     """
 
     number: int

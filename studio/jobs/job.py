@@ -44,7 +44,7 @@ class Job:
         id: sortable by the time it was handed in. kind: a key of `SPECS`. owner, title, parent: as handed in.
         state: see `State`. held: not to be begun until resumed. priority, position: higher, then lower, goes first.
         attempt: how often it was begun; max_attempts: how often it may be.
-        device: where it runs, or where it is wanted. time_limit_seconds: of running time.
+        device: where it is wanted; None for anywhere. runs_on: where it runs, or ran. time_limit_seconds: of running time.
         created, started, finished, heartbeat, lease_until: seconds since 1970; None where it did not happen.
         progress: 0 to 1. message: where it is, a sentence. error: why it failed, a sentence.
         worker: id of the supervisor that has claimed it. host, pid, pid_started: of the process that works on it.
@@ -63,6 +63,7 @@ class Job:
     attempt: int
     max_attempts: int
     device: str | None
+    runs_on: str | None
     time_limit_seconds: float | None
     created: float
     started: float | None

@@ -17,6 +17,7 @@ CREATE TABLE jobs (
     attempt INTEGER NOT NULL,
     max_attempts INTEGER NOT NULL,
     device TEXT,
+    runs_on TEXT,
     time_limit_seconds REAL,
     created REAL NOT NULL,
     started REAL,

@@ -32,12 +32,17 @@ class _Told:
     started: float | None = None
     finished: float | None = None
     progress: float = 0.0
+    worker: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    pid_started: float | None = None
+    runs_on: str | None = None
 
 
 def rebuild(database: Database, home: Home) -> int:
     """Fill an empty table from the folders, and return how many jobs it has then. What cannot be read is passed over.
 
-    A job that was running when the table was lost is `interrupted` with its process unknown; the next worker queues it again.
+    A job that was at work is so again, under the same claim: its worker goes on, or the next one takes it over.
     """
     return len(add_missing(database, home, known=frozenset()))
 
@@ -72,11 +77,11 @@ def _told(events: Iterable[Event]) -> _Told:
     names = {field.name for field in fields(_Told)}
     told: dict[str, object] = {}
     for event in events:
-        if event.kind in ("state", "moved"):
+        if event.kind in ("state", "moved", "process"):
             told |= {name: value for name, value in event.data.items() if name in names}
             state = event.data.get("state")
             if state == State.RUNNING:
-                told |= {"started": event.time, "finished": None}
+                told |= {"started": event.time, "finished": None, "pid": None, "pid_started": None}
             elif state in ENDED:
                 told["finished"] = event.time
             elif state == State.QUEUED:
@@ -89,8 +94,7 @@ def _told(events: Iterable[Event]) -> _Told:
 def _row(handed_in: HandedIn, told: _Told) -> Job:
     job = new_job(handed_in, float("inf") if told.position is None else float(told.position), told.affinity)
     state = State(told.state)
-    if state in AT_WORK:
-        state = State.CANCELED if state == State.CANCELING else State.INTERRUPTED
+    at_work = state in AT_WORK
     finished = told.finished if told.finished is not None or state not in ENDED else time.time()
     return replace(
         job,
@@ -103,4 +107,9 @@ def _row(handed_in: HandedIn, told: _Told) -> Job:
         started=told.started,
         finished=finished,
         progress=float(told.progress) if state != State.QUEUED else 0.0,
+        worker=told.worker if at_work else None,
+        host=told.host if at_work else None,
+        pid=told.pid if at_work else None,
+        pid_started=told.pid_started if at_work else None,
+        runs_on=told.runs_on,
     )

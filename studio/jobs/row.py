@@ -22,6 +22,7 @@ def new_job(handed_in: HandedIn, position: float, affinity: str) -> Job:
         attempt=0,
         max_attempts=submit.max_attempts,
         device=submit.device,
+        runs_on=None,
         time_limit_seconds=submit.time_limit_seconds,
         created=handed_in.created,
         started=None,

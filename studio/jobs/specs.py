@@ -48,7 +48,7 @@ class Drawing(JobSpec):
     width: Side | None = None
     height: Side | None = None
     scheduler: Name | None = None
-    batch_size: Annotated[Int, Field(ge=1, le=256)] = 4
+    batch_size: Annotated[Int, Field(ge=1, le=256)] = 8
     dtype: Precision = "auto"
     metadata: bool = True
 
@@ -103,7 +103,7 @@ class ComposeSpec(JobSpec):
 
     kind: ClassVar[str] = "compose"
     plan: CompositionPlan
-    batch_size: Annotated[Int, Field(ge=1, le=256)] = 4
+    batch_size: Annotated[Int, Field(ge=1, le=256)] = 8
     dtype: Precision = "auto"
     metadata: bool = True
 

@@ -50,6 +50,7 @@ class Database:
         self._connections: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
         self._process = os.getpid()
+        self._inode: int | None = None
         with self._opening():
             self._open(rebuild)
 
@@ -71,8 +72,16 @@ class Database:
                 raise
             connection.execute("COMMIT")
 
+    def was_replaced(self) -> bool:
+        """Whether another process has set the file aside since it was opened here; `close` goes over to the new one."""
+        try:
+            return self._inode not in (None, self.path.stat().st_ino)
+        except OSError:
+            return False
+
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads; the next use opens them anew."""
+        self._inode = None
         with self._guard:
             for connection in self._connections:
                 connection.close()
@@ -101,6 +110,7 @@ class Database:
                 f"{self.path} cannot be kept in write-ahead mode on this disk. Set STUDIO_HOME to a folder on a local disk."
             )
         connection.execute("PRAGMA synchronous = NORMAL")
+        self._inode = self.path.stat().st_ino
         return connection
 
     @contextmanager

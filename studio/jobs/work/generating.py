@@ -1,0 +1,120 @@
+"""A job of plain pictures, taken apart into single pictures that can share a pass with those of other jobs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from studio.jobs.folder import HandedIn, JobFolder
+from studio.jobs.specs import GenerateSpec
+from studio.jobs.work.models import Models
+from studio.jobs.work.pictures import PictureShelf
+from studio.jobs.work.reporting import Reporter
+from studio.pipelines.base_model import BaseModel
+from studio.pipelines.generation import GenerationRequest, check_adapters, resolve_request
+from studio.pipelines.grouped_generation import GroupShape, PictureOrder, can_share, group_routes
+from studio.pipelines.pictures import PictureRecord
+
+
+@dataclass(eq=False)
+class PictureTask:
+    """One job in the hands of a warm worker.
+
+    Attributes:
+        key: what pictures must have in common to be drawn together. shareable: whether others may be in its passes.
+        waiting: numbers of the pictures that are yet to be drawn. arrived: on the monotonic clock.
+    """
+
+    folder: JobFolder
+    handed_in: HandedIn
+    attempt: int
+    spec: GenerateSpec
+    shelf: PictureShelf
+    reporter: Reporter
+    records: list[PictureRecord]
+    orders: list[PictureOrder]
+    shape: GroupShape
+    key: tuple[object, ...]
+    shareable: bool
+    waiting: list[int]
+    arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self.handed_in.submit.owner
+
+    @property
+    def num_done(self) -> int:
+        """How many pictures are on the disk."""
+        return len(self.records) - len(self.waiting)
+
+    def is_stopped(self) -> bool:
+        """Whether somebody wants it stopped."""
+        return self.folder.stop_flag.exists()
+
+
+def open_task(folder: JobFolder, handed_in: HandedIn, attempt: int, models: Models) -> PictureTask:
+    """Load what a job needs, and find out which of its pictures are there already.
+
+    Raises:
+        StudioError: something it names is missing, broken, or does not fit; says what.
+    """
+    spec = handed_in.spec
+    assert isinstance(spec, GenerateSpec)
+    assert spec.seed is not None, "drawn when the job is handed in"
+    base = models.base(spec.base, spec.dtype)
+    adapters = tuple((models.adapter(choice, spec.dtype), choice.strength) for choice in spec.adapters)
+    prompts = [prompt for prompt in spec.prompts for _ in range(spec.num_images)]
+    seeds = [(spec.seed + number) % 2**63 for _ in spec.prompts for number in range(spec.num_images)]
+    orders = [
+        PictureOrder(prompt=prompt, seed=seed, negative_prompt=spec.negative_prompt, adapters=adapters)
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    check_adapters(base, group_routes(orders[:1]))
+    shelf = PictureShelf(handed_in, models.library, metadata=spec.metadata)
+    records = _records(spec, base, models, prompts, seeds)
+    reporter = Reporter(folder)
+    waiting = []
+    for index, record in enumerate(records):
+        if shelf.has(index, record):
+            path = shelf.path_of(index, record)
+            reporter.picture(path, index, shelf.enter(path))
+        else:
+            waiting.append(index)
+    return PictureTask(
+        folder=folder,
+        handed_in=handed_in,
+        attempt=attempt,
+        spec=spec,
+        shelf=shelf,
+        reporter=reporter,
+        records=records,
+        orders=orders,
+        shape=GroupShape(
+            steps=spec.steps,
+            guidance_scale=spec.guidance_scale,
+            height=spec.height,
+            width=spec.width,
+            scheduler=spec.scheduler,
+        ),
+        key=(spec.base, spec.dtype, spec.width, spec.height, spec.steps, spec.scheduler, spec.guidance_scale),
+        shareable=all(can_share(base, adapter) for adapter, _ in adapters),
+        waiting=waiting,
+    )
+
+
+def _records(spec: GenerateSpec, base: BaseModel, models: Models, prompts: list[str], seeds: list[int]) -> list[PictureRecord]:
+    request = GenerationRequest(
+        prompts=tuple(prompts),
+        seeds=tuple(seeds),
+        negative_prompt=spec.negative_prompt,
+        steps=spec.steps,
+        guidance_scale=spec.guidance_scale,
+        width=spec.width,
+        height=spec.height,
+        scheduler=spec.scheduler,
+    )
+    resolved = resolve_request(base, request)
+    uses = [models.use(choice) for choice in spec.adapters]
+    return [PictureRecord.of(base, resolved, index, uses) for index in range(len(prompts))]
