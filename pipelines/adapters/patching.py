@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from studio.pipelines.adapters.folding import can_fold, folded_weight, run_with
+from studio.pipelines.adapters.entries import Entry
+from studio.pipelines.adapters.folding import Merging
+from studio.pipelines.adapters.joint_site import JointSite, write
 from studio.pipelines.adapters.layers import LayerSpec, layer_spec
-from studio.pipelines.adapters.patches.base import Adding, BoundPatch, Patch
+from studio.pipelines.adapters.patched_forward import PatchedForward, joint_site
+from studio.pipelines.adapters.patches.base import BoundPatch, Patch
 from studio.pipelines.adapters.paths import ParameterPath, find_module
-from studio.pipelines.adapters.routing import Route, Router, RouteWeight
+from studio.pipelines.adapters.projections import PLAIN_PROCESSOR, GatedForward, PatchedAttention, gated_units, plain_attentions
+from studio.pipelines.adapters.routing import Route, Router
+from studio.pipelines.adapters.sites import Place, place_of, places
 from studio.pipelines.errors import AdapterMismatchError
 
 
 @contextmanager
-def patched(components: Mapping[str, nn.Module], routes: Sequence[Route]) -> Iterator[Router]:
+def patched(components: Mapping[str, nn.Module], routes: Sequence[Route], merging: Merging = "auto") -> Iterator[Router]:
     """Let adapters act on models while the block is open: y = W x + b + Σₙ routeₙ ⊙ Δₙ(x) in every layer they name.
 
-    Nothing is merged and no parameter is written to: the layers compute a sum, so gradients reach the adapters' tensors
-    and every picture of a batch can have its own. (A dense or sparse ΔW that acts on the whole batch alike is added to a
-    copy of the layer's weight once, so that the layer costs no more than before; see `folding`.) Keep it open around
-    forward *and* backward, because gradient checkpointing runs forwards again. Blocks nest: the inner one adds to the outer
-    one. At the end, also after an exception, the models are exactly as before, and so are their attributes and hooks.
+    No parameter is changed: the layers compute a sum, so gradients reach the adapters' tensors and every picture of a batch
+    can have its own. (A dense or sparse ΔW that acts on the whole batch alike is added to a copy of the layer's weight once,
+    so that the layer costs no more than before; see `folding`.) LoRAs of any number are part of the layer's own product; for
+    that the weights move once into memory that has room for the factors, and stay there as the same numbers; see
+    `joint_weights`. Keep it open around forward *and* backward, because gradient checkpointing runs forwards again. Blocks
+    nest: the inner one adds to the outer one. At the end, also after an exception, the models compute exactly as before, and
+    their parameters, attributes and hooks are the same.
 
     Args:
         components: the models by name (`unet`, `text_encoder`, …). Patches of other components do not act, and are in
             the report.
         routes: which adapters act, how strongly and where.
+        merging: whether changes of low rank are folded into a copy of the weights as well; see `folding`.
 
     Yields:
         A `Router`; its `report()` names what was left out.
@@ -38,12 +45,13 @@ def patched(components: Mapping[str, nn.Module], routes: Sequence[Route]) -> Ite
     Raises:
         AdapterMismatchError: an adapter names a layer that the model does not have, or not in that shape.
     """
-    with ResolvedRoutes(components, routes).open() as router:
+    with ResolvedRoutes(components, routes, merging).open() as router:
         yield router
 
 
-_Entry = tuple[BoundPatch, RouteWeight, bool]
 _ABSENT = object()
+
+_Known = tuple[tuple[object, ...], list[PatchedForward], JointSite | None]
 
 
 class ResolvedRoutes:
@@ -54,20 +62,30 @@ class ResolvedRoutes:
     what it was.
 
     Args:
-        components, routes: as for `patched`, which also names the errors.
+        components, routes, merging: as for `patched`, which also names the errors.
 
     Attributes:
         router: its `report()` names what was left out.
     """
 
-    def __init__(self, components: Mapping[str, nn.Module], routes: Sequence[Route]) -> None:
+    def __init__(self, components: Mapping[str, nn.Module], routes: Sequence[Route], merging: Merging = "auto") -> None:
         self.router = Router(tuple(routes))
-        self._layers: dict[nn.Module, list[_Entry]] = {}
+        self.merging: Merging = merging
+        self._layers: dict[nn.Module, list[Entry]] = {}
         self._parameters: list[_ChangedParameter] = []
-        self._forwards: dict[nn.Module, tuple[object, _PatchedForward]] = {}
+        self._known: dict[Place, _Known] = {}
+        self._sites: list[JointSite] = []
+        self._shared: dict[tuple[Any, ...], Tensor] = {}
         for route in self.router.routes:
             for path, patch in route.adapter.patches.items():
                 self._resolve(components, route, path, patch)
+        together = places(components) if self._layers else {}
+        self._places = list(dict.fromkeys(place_of(module, together) for module in self._layers))
+        self._attentions = [
+            each for component in components.values() for each in plain_attentions(component) if self._changes(each)
+        ]
+        trains = any(entry.trains for entries in self._layers.values() for entry in entries)
+        self._gated = [unit for component in components.values() for unit in gated_units(component)] if trains else []
 
     @contextmanager
     def open(self) -> Iterator[Router]:
@@ -77,15 +95,45 @@ class ResolvedRoutes:
                 before = changed.module._parameters[changed.path.parameter]
                 restore.callback(changed.module._parameters.__setitem__, changed.path.parameter, before)
                 changed.module._parameters[changed.path.parameter] = changed.over(before)
-            for module, entries in self._layers.items():
-                present = module.__dict__.get("forward", _ABSENT)
-                known, forward = self._forwards.get(module, (None, None))
-                if forward is None or known is not present:
-                    forward = _PatchedForward.extending(module, tuple(entries))
-                    self._forwards[module] = (present, forward)
-                restore.callback(_restore_forward, module, present)
-                module.forward = forward
+            for place in self._places:
+                for module, forward in zip(place.modules, self._forwards(place), strict=True):
+                    restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
+                    module.__dict__["forward"] = forward
+            stale = [site for site in self._sites if not site.is_current()]
+            if stale:
+                write(stale)
+            for attention in self._attentions:
+                present = attention.__dict__["processor"]
+                if type(present).__name__ == PLAIN_PROCESSOR:
+                    restore.callback(attention.__dict__.__setitem__, "processor", present)
+                    attention.__dict__["processor"] = PatchedAttention(present)
+            for unit in self._gated:
+                restore.callback(_restore_forward, unit, unit.__dict__.get("forward", _ABSENT))
+                unit.__dict__["forward"] = GatedForward(unit)
             yield self.router
+
+    def _forwards(self, place: Place) -> list[PatchedForward]:
+        """The forwards of a place's layers over their present ones; those of the last opening if these are the same."""
+        presents = tuple(module.__dict__.get("forward", _ABSENT) for module in place.modules)
+        known = self._known.get(place)
+        if known is not None and all(one is other for one, other in zip(known[0], presents, strict=True)):
+            return known[1]
+        forwards = [
+            PatchedForward.extending(module, tuple(self._layers.get(module, ())), self.merging) for module in place.modules
+        ]
+        site = joint_site(place, forwards, self._shared)
+        if known is not None and known[2] is not None:
+            self._sites.remove(known[2])
+        if site is not None:
+            self._sites.append(site)
+        for forward in forwards:
+            forward.site, forward.peers = site, self._sites
+        self._known[place] = (presents, forwards, site)
+        return forwards
+
+    def _changes(self, attention: Any) -> bool:
+        """Whether one of an attention layer's projections is changed."""
+        return any(getattr(attention, name) in self._layers for name in ("to_q", "to_k", "to_v"))
 
     def _resolve(self, components: Mapping[str, nn.Module], route: Route, path: ParameterPath, patch: Patch) -> None:
         """Bind one patch of one route: to its layer's forward, or, where there is no per-position form, to the parameter."""
@@ -104,7 +152,8 @@ class ResolvedRoutes:
         bound = bind(patch, module, path, route.adapter.info.name)
         weight = self.router.resolve(route, path, _parameter(module, path).device)
         if weight is not None and not weight.is_zero:
-            self._layers.setdefault(module, []).append((bound, weight, patch.needs_base_out))
+            trains = any(tensor.requires_grad for tensor in patch.parameters().values())
+            self._layers.setdefault(module, []).append(Entry(bound, weight, route, patch.needs_base_out, trains))
 
 
 def module_at(component: nn.Module, path: ParameterPath, adapter_name: str) -> nn.Module:
@@ -185,60 +234,3 @@ def _restore_forward(module: nn.Module, before: object) -> None:
         module.__dict__.pop("forward", None)
     else:
         module.__dict__["forward"] = before
-
-
-class _PatchedForward:
-    """A layer's forward that adds what patches add. It replaces `forward` on the instance, so hooks still run."""
-
-    def __init__(self, module: nn.Module, original: Callable[[Tensor], Tensor], entries: tuple[_Entry, ...]) -> None:
-        self.module = module
-        self.original = original
-        self.entries = entries
-        self.is_convolution = isinstance(module, nn.Conv2d)
-        self.needs_base_out = any(needs for _, _, needs in entries)
-        folded = [] if self.needs_base_out else [entry for entry in entries if can_fold(module, original, *entry[:2])]
-        self.added = [
-            (bound, bound if isinstance(bound, Adding) and not self.is_convolution else None, weight)
-            for bound, weight, needs in entries
-            if (bound, weight, needs) not in folded
-        ]
-        self.weight = folded_weight(module, [entry[:2] for entry in folded]) if folded else None
-
-    @classmethod
-    def extending(cls, module: nn.Module, entries: tuple[_Entry, ...]) -> _PatchedForward:
-        """Over the module's present forward; a patched one is extended, so that all see the same unpatched output."""
-        present = module.forward
-        if isinstance(present, cls):
-            return cls(module, present.original, (*present.entries, *entries))
-        return cls(module, present, entries)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        output = self.original(x) if self.weight is None else run_with(self.module, self.weight, x)
-        base_out = self._without_bias(output) if self.needs_base_out else output
-        for bound, adding, weight in self.added:
-            if adding is not None and weight.chosen is None and x.dtype == output.dtype:
-                factor = weight.factor(output, self.is_convolution)
-                if not isinstance(factor, Tensor):
-                    output = adding.added_to(output, x, factor)
-                    continue
-            output = _plus(output, x, base_out, bound, weight, self.is_convolution)
-        return output
-
-    def _without_bias(self, output: Tensor) -> Tensor:
-        bias = self.module.bias
-        if not isinstance(bias, Tensor):
-            return output
-        bias = bias.to(output.dtype)
-        return output - (bias[:, None, None] if self.is_convolution else bias)
-
-
-def _plus(output: Tensor, x: Tensor, base_out: Tensor, bound: BoundPatch, weight: RouteWeight, is_convolution: bool) -> Tensor:
-    """output + route ⊙ Δ(x); rows that the route does not name are not computed and stay as they are, bit for bit."""
-    factor = weight.factor(output, is_convolution)
-    if weight.chosen is None:
-        delta = bound.forward_delta(x, base_out).to(output.dtype)
-        return output + factor * delta if isinstance(factor, Tensor) else torch.add(output, delta, alpha=factor)
-    chosen = weight.chosen.to(output.device)
-    delta = bound.forward_delta(x[chosen], base_out[chosen]).to(output.dtype)
-    rows_factor = factor[chosen] if isinstance(factor, Tensor) and factor.shape[0] == output.shape[0] else factor
-    return output.index_add(0, chosen, rows_factor * delta)

@@ -78,6 +78,8 @@ class Router:
             if axis != "spatial":
                 self.leave_out(route, path, f"a region does not reach it: its outputs are {_AXIS_MEANS[axis]}")
                 return None
+        if device.type == "meta":
+            device = torch.device("cpu")  # a model without numbers, or one whose weights come when they are needed
         rows = None if route.rows is None else route.rows.to(device)
         strength = route.strength.to(device) if isinstance(route.strength, Tensor) else float(route.strength)
         if rows is not None and isinstance(strength, Tensor) and strength.ndim == 1 and strength.shape != rows.shape:
@@ -119,6 +121,18 @@ class RouteWeight:
         """Whether every row and place of the batch has the same strength."""
         is_number = not isinstance(self.strength, Tensor) or (self.strength.ndim == 0 and not self.strength.requires_grad)
         return is_number and self.rows is None and self.canvas is None
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many rows it names; None if it names none."""
+        named = [each for each in (self.strength, self.rows) if isinstance(each, Tensor) and each.ndim == 1]
+        return len(named[0]) if named else None
+
+    def of_row(self, row: int) -> float:
+        """The number for one row of the batch."""
+        per_row = isinstance(self.strength, Tensor) and self.strength.ndim == 1
+        strength = float(self.strength[row]) if per_row else float(self.strength)  # type: ignore[index]
+        return strength if self.rows is None else strength * float(self.rows[row])
 
     def factor(self, output: Tensor, is_convolution: bool) -> float | Tensor:
         """The multiplier for a whole output `[B, …, C]` or `[B, C, h, w]`: a number, or a tensor that broadcasts."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from studio.pipelines.adapters import Route
 from studio.pipelines.adapters.patching import ResolvedRoutes
+from studio.pipelines.adapters.projections import project
 from studio.pipelines.adapters.routing import LeftOut
 from studio.pipelines.denoising.attention.backend import check_attention
 from studio.pipelines.denoising.attention.control import AttentionControl
@@ -83,7 +84,8 @@ class PreparedPass:
                 for layer in layers:
                     module: Any = unet.get_submodule(layer.name)
                     text = self._text_of(index, layer.stack).to(module.to_k.weight)
-                    self.control.region_text[layer.name].append((module.to_k(text), module.to_v(text)))
+                    key, value = project(module, ("to_k", "to_v"), text)
+                    self.control.region_text[layer.name].append((key, value))
 
     def _text_of(self, area: int, stack: str) -> Tensor:
         """What the places of an area read, all rows: its own words, or the pass's in this stack."""

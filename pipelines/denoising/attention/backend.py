@@ -7,7 +7,7 @@ from typing import Any
 from studio.pipelines.denoising.attention.layers import attention_layers
 from studio.pipelines.errors import BaseModelError
 
-_UNDERSTOOD = "AttnProcessor2_0"
+_UNDERSTOOD = ("AttnProcessor2_0", "PatchedAttention")
 _ADVICE = {
     "XFormersAttnProcessor": "call disable_xformers_memory_efficient_attention() on the pipeline",
     "SlicedAttnProcessor": "call disable_attention_slicing() on the pipeline",
@@ -28,7 +28,7 @@ def check_attention(unet: Any, needed_for: str) -> None:
     for layer in attention_layers(unet):
         module: Any = unet.get_submodule(layer.name)
         name = type(module.processor).__name__
-        if name != _UNDERSTOOD:
+        if name not in _UNDERSTOOD:
             advice = _ADVICE.get(name, "put the UNet's default attention back with set_default_attn_processor()")
             raise BaseModelError(
                 f"{needed_for} torch's own attention, and {layer.name} computes it with {name}: {advice}, or choose a strategy "
@@ -40,4 +40,4 @@ def check_attention(unet: Any, needed_for: str) -> None:
 
 def has_plain_attention(module: Any) -> bool:
     """Whether one attention layer computes with torch's own attention, so that its text may be prepared beforehand."""
-    return type(module.processor).__name__ == _UNDERSTOOD
+    return type(module.processor).__name__ in _UNDERSTOOD

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from studio.kernels.attention_map import attention_map
+from studio.pipelines.adapters.projections import project, project_out, split_heads
 from studio.pipelines.denoising.attention.control import AttentionControl, Captured, KeyValue
 from studio.pipelines.denoising.attention.layers import AttentionLayer
 
@@ -38,9 +39,10 @@ class CrossAttention:
         """`hidden_states` `[B, Q, C]` and text `[B, T, D]` to `[B, Q, C]`."""
         assert encoder_hidden_states is not None
         assert attention_mask is None, "texts of this kind of model are not masked"
-        query = _heads(attn.to_q(hidden_states), attn.heads)
-        own = tuple(_heads(part, attn.heads) for part in self._text(attn, encoder_hidden_states))
-        regions = [tuple(_heads(part, attn.heads) for part in pair) for pair in self.control.region_text.get(self.layer.name, ())]
+        query = split_heads(attn.to_q(hidden_states), attn.heads)
+        own = tuple(split_heads(part, attn.heads) for part in self._text(attn, encoder_hidden_states))
+        pairs = self.control.region_text.get(self.layer.name, ())
+        regions = [tuple(split_heads(part, attn.heads) for part in pair) for pair in pairs]
         if regions:
             output = self._by_region(query, [own, *regions])
         else:
@@ -54,16 +56,18 @@ class CrossAttention:
                 if columns is not None:
                     key = regions[index][0][rows]
                     captured.regions[index][self.layer.name] = _word_map(query[rows], key, columns, grid)
-        return _out(attn, output)
+        return project_out(attn, output)
 
     def _text(self, attn: Any, text: Tensor) -> KeyValue:
         """Keys and values of the pass's text, `[B, T, C]`."""
         known = self.control.text
         if known is None:
-            return attn.to_k(text), attn.to_v(text)
+            key, value = project(attn, ("to_k", "to_v"), text)
+            return key, value
         if self.layer.name not in known:
             # They depend on no latents, so a gradient with respect to those does not pass here.
-            known[self.layer.name] = (attn.to_k(text).detach(), attn.to_v(text).detach())
+            key, value = project(attn, ("to_k", "to_v"), text)
+            known[self.layer.name] = (key.detach(), value.detach())
         return known[self.layer.name]
 
     def _by_region(self, query: Tensor, texts: Sequence[tuple[Tensor, ...]]) -> Tensor:
@@ -97,7 +101,8 @@ class SelfAttention:
     ) -> Tensor:
         """`hidden_states` `[B, Q, C]` to `[B, Q, C]`."""
         assert encoder_hidden_states is None and attention_mask is None
-        query, key, value = (_heads(layer(hidden_states), attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v))
+        parts = project(attn, ("to_q", "to_k", "to_v"), hidden_states)
+        query, key, value = (split_heads(part, attn.heads) for part in parts)
         grid = self.layer.grid(*self.control.size)
         if self.control.isolation is None:
             output = F.scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False)
@@ -112,19 +117,7 @@ class SelfAttention:
             rows = captured.rows
             allowed = self.control.allowed(grid, query.device)
             captured.places[self.layer.name] = attention_map(query[rows], key[rows], allowed=allowed)
-        return _out(attn, output)
-
-
-def _heads(tensor: Tensor, num_heads: int) -> Tensor:
-    """`[B, N, H·d]` as `[B, H, N, d]`."""
-    return tensor.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-def _out(attn: Any, output: Tensor) -> Tensor:
-    """`[B, H, Q, d]` through the output projection, `[B, Q, C]`."""
-    joined = output.transpose(1, 2).flatten(2)
-    result: Tensor = attn.to_out[1](attn.to_out[0](joined))
-    return result
+        return project_out(attn, output)
 
 
 def _word_map(query: Tensor, key: Tensor, columns: Tensor, grid: tuple[int, int]) -> Tensor:
