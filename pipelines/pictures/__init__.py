@@ -5,7 +5,7 @@ from __future__ import annotations
 from studio.pipelines.pictures.contact_sheet import contact_sheet
 from studio.pipelines.pictures.infotext import Infotext, read_infotext
 from studio.pipelines.pictures.names import next_index, picture_name, slug
-from studio.pipelines.pictures.png import png_bytes, read_png, read_sidecar, save_picture, sidecar_path
+from studio.pipelines.pictures.png import png_bytes, read_png, read_sidecar, save_picture, save_png, sidecar_path
 from studio.pipelines.pictures.record import AdapterUse, PictureRecord, lora_short_hash
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "read_png",
     "read_sidecar",
     "save_picture",
+    "save_png",
     "sidecar_path",
     "slug",
 ]

@@ -27,7 +27,11 @@ def save_picture(path: Path, image: Image.Image, record: PictureRecord | None) -
     Raises:
         OutputError: the disk is full, or the place cannot be written to.
     """
-    data = png_bytes(image, record)
+    save_png(path, png_bytes(image, record), record)
+
+
+def save_png(path: Path, data: bytes, record: PictureRecord | None) -> None:
+    """`save_picture` of a picture that is bytes already: those of `png_bytes` with the same record."""
     atomic_write_bytes(path, data)
     if record is not None:
         values = record.to_json() | {"file": path.name, "file_sha256": hashlib.sha256(data).hexdigest()}

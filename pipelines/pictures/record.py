@@ -44,6 +44,8 @@ class PictureRecord:
         width, height: in pixels. dtype: of the weights, as "float32".
         block_prompts: attention stack -> what it was told in place of `prompt`.
         recipe: the plan of a composition with the hashes of its files, as plain values; empty for other pictures.
+        drawn: the shape of the forward that a batch drew it in, which decides no more than its last bits: rows, its own row,
+            who shares adapters, threads, kernels; empty for other pictures. It is no part of `content_hash`.
         version: of the studio.
     """
 
@@ -62,6 +64,7 @@ class PictureRecord:
     adapters: tuple[AdapterUse, ...] = ()
     block_prompts: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
 
     def to_json(self) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class PictureRecord:
         """SHA-256 of what decides the pixels, 64 hex digits: the same request has the same hash."""
         values = self.to_json()
         del values["version"]
+        values.pop("drawn", None)
         return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     @classmethod
@@ -105,7 +109,7 @@ class PictureRecord:
         )
 
 
-_RARE = ("block_prompts", "recipe")
+_RARE = ("block_prompts", "recipe", "drawn")
 
 
 def lora_short_hash(path: Path) -> str:
