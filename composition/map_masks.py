@@ -29,10 +29,14 @@ def cleaned(masks: Tensor, how: Cleaning) -> Tensor:
         "closing": "+-",
         "both": "-++-",
     }
+    if how == "none":
+        return masks
+    margin = len(steps[how])  # beyond the canvas things go on as at its edge
+    masks = F.pad(masks[:, None], (margin,) * 4, mode="replicate")
     for step in steps[how]:
-        grown = F.max_pool2d(masks[:, None] if step == "+" else -masks[:, None], 3, stride=1, padding=1)[:, 0]
+        grown = F.max_pool2d(masks if step == "+" else -masks, 3, stride=1, padding=1)
         masks = grown if step == "+" else -grown
-    return masks
+    return masks[:, 0, margin:-margin, margin:-margin]
 
 
 def with_background(masks: Tensor) -> Tensor:

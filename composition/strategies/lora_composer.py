@@ -34,7 +34,7 @@ from studio.composition.reinitialise import reinitialised
 from studio.composition.scene import Concept, Scene, naming, require_entries
 from studio.composition.spans import find_words, token_span
 from studio.composition.strategy import HasConfig, StrategyConfig
-from studio.composition.variants import plain_words
+from studio.composition.variants import plain_words, prompt_variants
 from studio.composition.views import ConceptView
 from studio.pipelines.denoising import (
     AttentionMaps,
@@ -64,9 +64,10 @@ class LoraComposerConfig(StrategyConfig):
         description="whole: all of an adapter acts in its region. cross-attention: only its keys, values and output projections "
         "there, as in the paper.",
     )
-    region_prompt: Literal["words", "prompt"] = Field(
-        default="words",
-        description="What a region reads whose entry has no prompt of its own: the entry's words, or the whole prompt.",
+    region_prompt: Literal["variant", "prompt", "words"] = Field(
+        default="variant",
+        description="What a region reads whose entry has no prompt of its own. variant: the prompt with plain words for the "
+        "others. prompt: the prompt. words: the entry's words alone.",
     )
     injection: Switch = Field(default=True, description="Whether regions read texts of their own, by adapters of their own.")
     isolation: Switch = Field(default=True, description="Whether regions do not see each other in self-attention.")
@@ -272,6 +273,10 @@ def _region_prompt(scene: Scene, concept: Concept, config: LoraComposerConfig) -
     """What a concept's places read."""
     if concept.entry.prompt is not None or concept.words is None or config.region_prompt == "prompt":
         return scene.own_prompt(concept)
+    if config.region_prompt == "variant":
+        spoken = [each for each in scene.concepts if each.words is not None and each.role != "style"]
+        (place,) = [index for index, each in enumerate(spoken) if each is concept] or [None]
+        return scene.own_prompt(concept) if place is None else prompt_variants(scene, spoken)[place + 1].prompt
     assert concept.span is not None
     article = re.search(r"\b(an?|the)\s+$", scene.plan.prompt[: concept.span.start], re.IGNORECASE)
     return concept.words if article is None else f"{article[1].lower()} {concept.words}"
