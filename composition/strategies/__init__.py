@@ -18,6 +18,7 @@ from studio.composition.strategies.regional import Regional
 from studio.composition.strategies.selma import Selma
 from studio.composition.strategies.switch import Switch
 from studio.composition.strategies.weighted_switch import WeightedSwitch
+from studio.composition.strategies.ziplora import ZipLora
 from studio.composition.strategy import StrategyKind
 from studio.pipelines.errors import ConfigError
 
@@ -32,6 +33,7 @@ STRATEGIES: tuple[StrategyKind[Any], ...] = (
     KLora(),
     BLora(),
     Decor(),
+    ZipLora(),
     Regional(),
     Clora(),
     LoraComposer(),

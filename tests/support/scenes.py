@@ -53,8 +53,14 @@ def scene_for(base: BaseModel, adapters: Sequence[Adapter], **values: Any) -> Sc
     return make_scene(plan_for(len(adapters), **values), base, adapters)
 
 
+QUICK_SETTINGS: dict[str, dict[str, Any]] = {"ziplora": {"learning_steps": 1, "sample_steps": 1}}
+"""For tests that name a strategy and want its picture, not its quality."""
+
+
 def compiled_for(base: BaseModel, adapters: Sequence[Adapter], strategy: Any, **values: Any) -> Compiled:
-    """The same, with a strategy."""
+    """The same, with a strategy; one that is only named is made quick where it learns."""
+    if isinstance(strategy, str):
+        strategy = {"name": strategy} | QUICK_SETTINGS.get(strategy, {})
     return compile_scene(scene_for(base, adapters, strategy=strategy, **values))
 
 
