@@ -22,7 +22,9 @@ from studio.service import requests
 from studio.storage.home import Home, find_home
 
 if TYPE_CHECKING:
+    from studio.service.choices import StrategyFacts
     from studio.service.doctor import Report
+    from studio.service.estimates import TrainingEstimate
 
 _POLL_SECONDS = 0.2
 
@@ -326,6 +328,20 @@ class Studio:
     def rescan(self, folders: Iterable[Path] = ()) -> upkeep.Rescan:
         """Find files that were moved by hand, by their hash; those that are nowhere are marked as missing."""
         return upkeep.rescan(self.library, folders)
+
+    # ---------------------------------------------------------------------------------------------------------- choosing
+
+    def strategies(self) -> list[StrategyFacts]:
+        """The ways to bring adapters together in one picture."""
+        from studio.service.choices import strategy_facts
+
+        return strategy_facts()
+
+    def estimate_training(self, settings: dict[str, dict[str, Any]], num_photos: int) -> TrainingEstimate:
+        """What a training will be like: all settings, and about how long it takes. Raises ConfigError for wrong ones."""
+        from studio.service.estimates import estimate_training
+
+        return estimate_training(self.store, settings, num_photos)
 
     # ----------------------------------------------------------------------------------------------------------- health
 
