@@ -14,6 +14,7 @@ from studio.composition.merging import Merged
 from studio.composition.scene import Scene
 from studio.composition.strategies import STRATEGIES, strategy_named
 from studio.composition.strategy import configured
+from studio.composition.zipped import ZipLoraConfig, zipped_adapter
 from studio.pipelines.base_model import decode_latents
 from studio.pipelines.denoising import DenoiseRequest, Strategy, denoise, make_scheduler
 from studio.pipelines.errors import UserError
@@ -57,7 +58,7 @@ def compile_scene(scene: Scene) -> Compiled:
 
 
 def merged_of(scene: Scene) -> Merged:
-    """The adapters of the scene as one, by the strategy merge with the plan's settings; by `selma`, their mean.
+    """The adapters of the scene as one, as the plan's strategy joins them: merge, selma (their mean) or ziplora.
 
     Raises:
         UserError: the plan's strategy makes no single adapter.
@@ -65,8 +66,10 @@ def merged_of(scene: Scene) -> Merged:
     choice = scene.plan.strategy
     if choice.name == "selma":
         return merged_adapter(scene, MergeConfig(method="average"))
+    if choice.name == "ziplora":
+        return zipped_adapter(scene, ZipLoraConfig.model_validate(dict(choice.settings)))
     if choice.name != "merge":
-        raise UserError(f"Only merge and selma make one adapter of several; the plan's strategy is {choice.name}.")
+        raise UserError(f"Only merge, selma and ziplora make one adapter of several; the plan's strategy is {choice.name}.")
     return merged_adapter(scene, MergeConfig.model_validate(dict(choice.settings)))
 
 

@@ -26,7 +26,8 @@ def compose(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="How the adapters come together: merge (the default), selma, switch, weighted-switch, composite or regional.",
+            help="How the adapters come together: merge (the default), selma, switch, weighted-switch, composite, cmlora, "
+            "loratorio, k-lora, b-lora, decor, ziplora, clora, regional or lora-composer.",
             show_default=False,
         ),
     ] = None,

@@ -14,9 +14,11 @@ from PIL import Image
 
 from studio.cli.main import main
 from studio.composition.plan_files import read_plan, write_plan
+from studio.composition.strategies import STRATEGIES
 from studio.pipelines.adapters import Route, load_adapter, merged_parameters, save_adapter
 from studio.pipelines.base_model import load_base
 from studio.pipelines.pictures import read_png, read_sidecar
+from studio.workflows.compare import strategy_names
 from tests.support.scenes import lora, plan_for
 from tests.support.tiny_bases import tiny_base
 
@@ -167,7 +169,7 @@ def test_the_merge_as_a_file(run: Run, folder: Path, tmp_path: Path):
         torch.testing.assert_close(merged[path], expected, atol=2e-3, rtol=2e-3)  # the file is float16
     assert Route(load_adapter(one)).adapter.info.trigger == "cat, dog"
     refused = run("compose", folder / "plan.yaml", "--export", tmp_path / "x.safetensors")
-    assert refused.code == 2 and "Only merge and selma make one adapter" in refused.err
+    assert refused.code == 2 and "Only merge, selma and ziplora make one adapter" in refused.err
 
 
 def test_conflicts_before_drawing(run: Run, folder: Path):
@@ -179,12 +181,14 @@ def test_conflicts_before_drawing(run: Run, folder: Path):
 
 def test_compare_draws_every_strategy_with_a_score(run: Run, folder: Path, tmp_path: Path):
     out = tmp_path / "compared"
-    result = run("compare", folder / "plan.yaml", "-o", out)
+    chosen = ["merge", "selma", "switch", "weighted-switch", "composite", "regional", "cmlora", "loratorio"]
+    result = run("compare", folder / "plan.yaml", "--strategies", ",".join(chosen), "-o", out)
     assert result.code == 0, result.err
     table = json.loads((out / "comparison.json").read_text())
     names = [row["strategy"] for row in table["rows"]]
-    assert names == ["no adapters", "merge", "selma", "switch", "weighted-switch", "composite", "regional"]
-    assert [row["passes"] for row in table["rows"]] == [1, 1, 1, 1, 1, 2, 1]
+    assert names == ["no adapters", *chosen]
+    assert strategy_names("all") == [kind.name for kind in STRATEGIES]
+    assert [row["passes"] for row in table["rows"]] == [1, 1, 1, 1, 1, 2, 1, 2, 3]
     assert all(len(row["scores"]) == 2 and row["seeds"] == [5, 6] for row in table["rows"])
     assert all(0 <= score <= 1 for row in table["rows"] for score in row["scores"])
     pictures = {name: sorted((out / name.replace(" ", "-")).glob("*.png")) for name in names}
