@@ -2,7 +2,7 @@
 
 For two adapters i and j: how much j does to what the model sees when it draws i's concept, ‖ΔⱼXᵢ‖ / ‖ΔᵢXᵢ‖ (crosstalk, not
 symmetric); how far their changes of the same column point along one line (mean |cos|, ZipLoRA's measure); and how much of each
-sits in layers that both change.
+sits in layers that both change. For each alone: whether it changes what is fine in a picture or what is coarse.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from studio.composition.activations import as_matrix, effect, input_grams
+from studio.composition.frequency_profiles import FrequencyProfile, profile_of
 from studio.composition.merged import concept_prompt
 from studio.composition.scene import Scene
 from studio.pipelines.adapters import ParameterPath
@@ -54,7 +55,7 @@ class ConflictReport:
     """All pairs, and what follows.
 
     Attributes:
-        effects: ‖ΔᵢXᵢ‖ of each entry at its strength, over all layers.
+        effects: ‖ΔᵢXᵢ‖ of each entry at its strength, over all layers. frequencies: of each entry's adapter.
         strategy: name of the suggested one. reason: why, in a sentence.
         strengths: suggested ones, None where the plan's are fine.
         not_measured: layers too wide for inputs to be kept.
@@ -62,6 +63,7 @@ class ConflictReport:
 
     titles: tuple[str, ...]
     effects: tuple[float, ...]
+    frequencies: tuple[FrequencyProfile, ...]
     conflicts: tuple[Conflict, ...]
     strategy: str
     reason: str
@@ -77,6 +79,11 @@ class ConflictReport:
                 f"{one.crosstalk[1]:.2f} (1 is as much as the owner), columns {one.columns:.2f} alike, "
                 f"{one.shared[0]:.0%} and {one.shared[1]:.0%} in shared layers"
             )
+        said += [
+            f"{title}: {profile.band} frequency ({profile.high_share:.2f} of its change is fine, and {profile.picture_share:.2f} "
+            "of the picture)"
+            for title, profile in zip(self.titles, self.frequencies, strict=True)
+        ]
         said += [
             f"{title}: strength {strength:.2g} would bring its effect to that of the others"
             for title, strength in zip(self.titles, self.strengths, strict=True)
@@ -108,6 +115,7 @@ def conflict_report(scene: Scene) -> ConflictReport:
     return ConflictReport(
         titles=tuple(concept.entry.title for concept in scene.concepts),
         effects=effects,
+        frequencies=tuple(profile_of(scene, concept) for concept in scene.concepts),
         conflicts=conflicts,
         strategy=strategy,
         reason=reason,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from studio.composition.activations import effect, input_grams
 from studio.composition.conflicts import conflict_report, suggested_strengths
+from studio.composition.frequency_profiles import profile_of
 from studio.pipelines.adapters import ParameterPath, find_module
 from studio.pipelines.base_model import BaseModel
 from studio.pipelines.errors import UserError
@@ -69,6 +70,8 @@ def test_the_report(base: BaseModel):
     assert conflict.columns == pytest.approx(1.0, abs=1e-5) and conflict.shared == pytest.approx((1.0, 1.0))
     assert conflict.crosstalk == pytest.approx((0.5, 2.0), rel=1e-4)  # both on the same prompt
     assert same.strategy == "composite" and "1 and 2: crosstalk 0.50 and 2.00" in same.lines()[0]
+    assert same.frequencies[0] == profile_of(scene_for(base, [one]), scene_for(base, [one]).concepts[0])
+    assert same.lines()[1].startswith(f"1: {same.frequencies[0].band} frequency (0.")
     styled = conflict_report(scene_for(base, [one, one], steps=2, entries=[{}, {"role": "style"}]))
     assert styled.strategy == "switch"
     halves = [{"region": {"box": [0, 0, 0.5, 1]}}, {"region": {"box": [0.5, 0, 1, 1]}}]
