@@ -39,6 +39,7 @@ class Crew:
     Attributes:
         checkpoint: write everything down. look: draw samples, score them, renew the report, for a step.
         metrics: None in processes that only compute.
+        wishes: what somebody wants now and once, "save" or "sample"; asked after each step of a run in one process.
     """
 
     checkpoint: Callable[[Position], None]
@@ -46,6 +47,7 @@ class Crew:
     metrics: MetricsLog | None
     progress: Progress
     stop: StopRequest
+    wishes: Callable[[], frozenset[str]] = frozenset
 
 
 def run_loop(session: Session, start: Position, crew: Crew) -> Position:
@@ -60,14 +62,15 @@ def run_loop(session: Session, start: Position, crew: Crew) -> Position:
     while loop.step < session.total_steps:
         loop.micro_step_once()
         at_edge = loop.micro_step % session.plan.accumulation == 0
-        due = at_edge and loop.is_due(session.config.run.checkpoint_every)
+        wishes = loop.wishes(at_edge)
+        due = at_edge and (loop.is_due(session.config.run.checkpoint_every) or "save" in wishes)
         stopping = loop.should_stop(at_edge)
         if due or stopping:
             loop.drain()
             crew.checkpoint(loop.position)
         if stopping:
             break
-        if at_edge and loop.is_due(session.config.run.sample_every):
+        if at_edge and (loop.is_due(session.config.run.sample_every) or "sample" in wishes):
             loop.drain()
             loop.look()
     loop.drain()
@@ -186,6 +189,10 @@ class _Loop:
             return False
         flag = torch.tensor([float(asked)], device=self.accelerator.device)
         return float(self.accelerator.reduce(flag, reduction="sum").item()) > 0
+
+    def wishes(self, at_edge: bool) -> frozenset[str]:
+        """What somebody wants besides what is due; several processes would have to agree on it, and only do what is due."""
+        return self.crew.wishes() if at_edge and self.accelerator.num_processes == 1 else frozenset()
 
     def look(self) -> None:
         """Samples and report, whose time doesn't count as training."""

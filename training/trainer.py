@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ from studio.training.selection import CheckpointScore
 from studio.training.session import Concept, Session, open_concept, open_session
 from studio.training.signals import StopRequest, catch_stop_signals
 from studio.training.watcher import Watcher, default_scorer
+from studio.training.wishes import take_wishes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +170,14 @@ class _Run:
         self.progress.begin(session.total_steps, start.step)
         metrics = MetricsLog(self.folder.metrics, keep_through=start.micro_step) if self.is_main else None
         self.metrics = metrics
-        crew = Crew(checkpoint=self._checkpoint, look=self._look, metrics=metrics, progress=self.progress, stop=self.stop)
+        crew = Crew(
+            checkpoint=self._checkpoint,
+            look=self._look,
+            metrics=metrics,
+            progress=self.progress,
+            stop=self.stop,
+            wishes=partial(take_wishes, self.folder.path),
+        )
         try:
             position = run_loop(session, start, crew)
         except NonFiniteLossError:

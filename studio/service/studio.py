@@ -17,7 +17,7 @@ from studio.library import upkeep
 from studio.library.catalogue import ItemFilter, Page
 from studio.library.item import Item
 from studio.library.library import Imported, Library
-from studio.pipelines.errors import StudioError
+from studio.pipelines.errors import StudioError, UserError
 from studio.service import requests
 from studio.storage.home import Home, find_home
 
@@ -171,6 +171,15 @@ class Studio:
             return changes.release(self.store, job_id)
         self.store.pause(False)
         return None
+
+    def wish(self, job_id: str, what: str) -> None:
+        """Ask a running training to "save" or to "sample" now, besides what is due. Raises UserError when it is not training."""
+        from studio.training.wishes import wish
+
+        job = self.job(job_id)
+        if job.kind != "train" or job.state != "running":
+            raise UserError(f"The job {job_id} is no training that is running.")
+        wish(self.request(job_id).output_dir, what)
 
     def reorder(self, job_id: str, *, before: str | None = None, priority: int | None = None) -> Job:
         """Move a waiting job to before another one, or give it another priority."""

@@ -54,22 +54,36 @@ class _Frame:
         return HEIGHT - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM)
 
 
-def line_chart(series: Sequence[Series], *, x_label: str, title: str, mark_x: float | None = None, mark_label: str = "") -> str:
-    """An `<svg>` element of all `series`, with a vertical mark at `mark_x`; points that aren't finite are left out."""
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    title: str,
+    mark_x: float | None = None,
+    mark_label: str = "",
+    log_y: bool = False,
+) -> str:
+    """An `<svg>` element of all `series`, with a vertical mark at `mark_x`; points that aren't finite are left out.
+
+    Args:
+        log_y: a logarithmic axis, labelled with the values themselves; points that aren't above zero are left out.
+    """
     finite = [[p for p in line.points if math.isfinite(p[0]) and math.isfinite(p[1])] for line in series]
+    if log_y:
+        finite = [[(x, math.log10(y)) for x, y in points if y > 0] for points in finite]
     everything = [point for points in finite for point in points]
     if not everything:
         return f'<svg class="chart" viewBox="0 0 {WIDTH} 60" role="img"><text x="20" y="35">{escape(title)}: no data</text></svg>'
-    frame = _frame(everything)
+    frame = _frame(everything, from_zero=not log_y)
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" xmlns="http://www.w3.org/2000/svg">',
         f"<title>{escape(title)}</title>",
-        *_axes(frame, x_label),
+        *_axes(frame, x_label, log_y),
     ]
     if mark_x is not None:
         parts += _mark(frame, mark_x, mark_label)
     for line, points in zip(series, finite, strict=True):
-        parts += _draw(frame, line, points)
+        parts += _draw(frame, line, points, log_y)
     parts.append("</svg>")
     return "\n".join(parts)
 
@@ -110,21 +124,31 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _frame(points: Sequence[tuple[float, float]]) -> _Frame:
+def log_ticks(low: float, high: float) -> list[float]:
+    """Logarithms of 1, 2 and 5 times powers of ten in [10^low, 10^high]; only of the powers over three decades and more."""
+    factors = (1, 2, 5) if high - low < 3 else (1,)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    found = [power + math.log10(factor) for power in powers for factor in factors]
+    inside = [value for value in found if low - 1e-9 <= value <= high + 1e-9]
+    return inside if len(inside) > 1 else nice_ticks(low, high)
+
+
+def _frame(points: Sequence[tuple[float, float]], *, from_zero: bool = True) -> _Frame:
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     low, high = min(ys), max(ys)
     pad = (high - low) * 0.08 if high > low else max(abs(high) * 0.1, 0.05)
-    bottom = 0.0 if 0 <= low < (high - low) * 0.5 else low - pad
+    bottom = 0.0 if from_zero and 0 <= low < (high - low) * 0.5 else low - pad
     right = max(xs) if max(xs) > min(xs) else min(xs) + 1
     return _Frame(min(xs), right, bottom, high + pad)
 
 
-def _axes(frame: _Frame, x_label: str) -> list[str]:
+def _axes(frame: _Frame, x_label: str, log_y: bool) -> list[str]:
     parts = []
-    for value in nice_ticks(frame.y0, frame.y1):
+    for value in log_ticks(frame.y0, frame.y1) if log_y else nice_ticks(frame.y0, frame.y1):
         y = frame.y(value)
+        shown = 10**value if log_y else value
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{shown:.4g}</text>')
     for value in nice_ticks(frame.x0, frame.x1, 8):
         parts.append(f'<text x="{frame.x(value):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:.4g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
@@ -142,7 +166,7 @@ def _mark(frame: _Frame, at: float, label: str) -> list[str]:
     ]
 
 
-def _draw(frame: _Frame, line: Series, points: Sequence[tuple[float, float]]) -> list[str]:
+def _draw(frame: _Frame, line: Series, points: Sequence[tuple[float, float]], log_y: bool) -> list[str]:
     if not points:
         return []
     colour = COLOURS[line.colour % len(COLOURS)]
@@ -156,7 +180,7 @@ def _draw(frame: _Frame, line: Series, points: Sequence[tuple[float, float]]) ->
     if line.dots:
         parts += [
             f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="4" fill="{colour}">'
-            f"<title>{escape(line.name)} at {x:g}: {y:.4g}</title></circle>"
+            f"<title>{escape(line.name)} at {x:g}: {10**y if log_y else y:.4g}</title></circle>"
             for x, y in points
         ]
     return parts
