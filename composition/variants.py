@@ -44,7 +44,11 @@ def plain_words(concept: Concept) -> str | None:
         return None
     if info.class_noun is not None:
         place = None if info.trigger is None else find_words(words, info.trigger)
-        return info.class_noun if place is None else words[: place[0]] + info.class_noun + words[place[1] :]
+        if place is None:
+            return info.class_noun
+        rest = " ".join((words[: place[0]] + words[place[1] :]).split())
+        has_noun = find_words(rest, info.class_noun) is not None
+        return rest if has_noun else words[: place[0]] + info.class_noun + words[place[1] :]
     return words.split()[-1]
 
 
