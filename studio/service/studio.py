@@ -346,6 +346,12 @@ class Studio:
 
         return strategy_facts()
 
+    def recipe(self, picture: Path | str) -> dict[str, Any] | None:
+        """How a picture was made, from its file; None if it does not say. Raises ImageError for what is no picture."""
+        from studio.service.choices import recipe_in
+
+        return recipe_in(Path(picture))
+
     def estimate_training(self, settings: dict[str, dict[str, Any]], num_photos: int) -> TrainingEstimate:
         """What a training will be like: all settings, and about how long it takes. Raises ConfigError for wrong ones."""
         from studio.service.estimates import estimate_training
