@@ -105,7 +105,7 @@ def _range(text: str, key: str, where: str) -> list[Any]:
     count = None if match[4] is None else int(match[4])
     if count is not None:
         spread = [first + (last - first) * number / max(1, count - 1) for number in range(count)]
-        whole = isinstance(first, int) and isinstance(last, int) and key.split(".")[-1] in _WHOLE
+        whole = isinstance(first, int) and isinstance(last, int) and key.rsplit(".", maxsplit=1)[-1] in _WHOLE
         points: list[Any] = [round(value) if whole else round(value, 10) for value in spread]
     else:
         step = (1 if last >= first else -1) if step is None else step

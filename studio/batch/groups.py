@@ -95,3 +95,12 @@ def _by(tasks: Sequence[Any], key: Callable[[Any], Hashable]) -> dict[Any, list[
     for task in tasks:
         found.setdefault(key(task), []).append(task)
     return found
+
+
+def sub_groups(group: GroupTask) -> list[GroupTask]:
+    """A group taken apart into one for each set of adapters; the group alone if it has but one."""
+    numbers = list(dict.fromkeys(group.pattern[: len(group.tasks)]))
+    if len(numbers) < 2:
+        return [group]
+    parts = [[task for task, own in zip(group.tasks, group.pattern, strict=False) if own == number] for number in numbers]
+    return [_group(group.index, list(part), (0,) * len(part), group.num_rows) for part in parts]

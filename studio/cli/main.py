@@ -38,6 +38,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("stylize", "studio.cli.stylize", "stylize", "Draw the content of one picture in the style of another."),
     Verb("compose", "studio.cli.compose", "compose", "Draw one picture with several adapters, each for its words or place."),
     Verb("compare", "studio.cli.compare", "compare", "Draw a plan by every strategy, side by side, with scores."),
+    Verb("batch", "studio.cli.batch", "batch", "Draw, compose and train what a file says; go on where it stopped."),
     Verb("inspect", "studio.cli.inspect", "inspect", "Tell what an adapter file is."),
     Verb("export", "studio.cli.export", "export", "Write an adapter in another format, or merged into a base model."),
     Verb("probe-blocks", "studio.cli.probe_blocks", "probe_blocks", "Find the blocks of a base that hold content and style."),
@@ -47,6 +48,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("library", "studio.cli.library", "app", "Adapters, concepts, base models, plans and pictures: bring in and find."),
     Verb("doctor", "studio.cli.doctor", "doctor", "Tell what is here, what is wrong, and how to mend it."),
     Verb("base-model", "studio.cli.base_model", "base_model", "Rebuild the embedded base model from its recipe."),
+    Verb("ui", "studio.cli.ui", "ui", "Open the page in the browser."),
     Verb("demo", "studio.cli.demo", "demo", "Teach a sample concept and show it in new pictures."),
 )
 
