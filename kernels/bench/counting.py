@@ -91,6 +91,11 @@ class _Counter(TorchDispatchMode):
         if func.namespace not in OPEN_NAMESPACES:
             with self:
                 return _body_of(func)(*args, **kwargs)
+        if func._can_decompose():  # what autograd takes apart, it does not inside of an operator
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         result = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         if not func.is_view and name not in FREE:

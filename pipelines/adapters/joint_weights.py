@@ -105,7 +105,7 @@ def join(modules: Sequence[nn.Module], num_blocks: int) -> tuple[JointWeights, T
     if known is None or known.num_blocks < num_blocks or not _lies_in(parameters, known.storage):
         known = _moved(parameters, num_blocks)
         _known[modules[0]] = known
-    first = parameters[0].detach()
+    first = parameters[0].data  # not detach(): a factor that is written changes no weight, and autograd shall not think so
     num_rows = len(parameters) * first.shape[0] + known.num_blocks
     return known, first.as_strided((num_rows, *first.shape[1:]), first.stride(), 0)
 
@@ -131,5 +131,7 @@ def _moved(parameters: Sequence[Tensor], num_blocks: int) -> JointWeights:
         for index, parameter in enumerate(parameters):
             place = rows[index * size : (index + 1) * size]
             place.copy_(parameter)
-            parameter.data = place
+            # A graph may hold the parameter for its backward pass; the numbers are the same, so it is no change to it.
+            with torch.autograd._unsafe_preserve_version_counter(parameter):
+                parameter.data = place
     return JointWeights(rows.untyped_storage()._cdata, num_blocks)

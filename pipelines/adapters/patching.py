@@ -99,7 +99,7 @@ class ResolvedRoutes:
                 for module, forward in zip(place.modules, self._forwards(place), strict=True):
                     restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
                     module.__dict__["forward"] = forward
-            stale = [site for site in self._sites if not site.is_current()]
+            stale = [site for site in self._sites if not (site.is_current() and site.is_in_place())]
             if stale:
                 write(stale)
             for attention in self._attentions:
