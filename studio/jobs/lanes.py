@@ -158,7 +158,9 @@ class RenderLane:
         self._log_path = logs / f"renderer-{device.replace(':', '-')}.log"
         self._child: subprocess.Popen[str] | None = None
         self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._reader: threading.Thread | None = None
         self._drawn = 0
+        self._touched: frozenset[str] = frozenset()
         self._idle_since = time.monotonic()
 
     @property
@@ -245,8 +247,10 @@ class RenderLane:
             )
         self._replies = queue.Queue()
         self._drawn = 0
+        self._touched = frozenset()
         self.starts += 1
-        threading.Thread(target=_forward, args=(self._child, self._replies), daemon=True).start()
+        self._reader = threading.Thread(target=_forward, args=(self._child, self._replies), daemon=True)
+        self._reader.start()
         log.info("warm process %d for %s", self._child.pid, self.device)
 
     def _hear(self) -> None:
@@ -255,6 +259,8 @@ class RenderLane:
                 reply = self._replies.get_nowait()
             except queue.Empty:
                 return
+            if "touching" in reply:
+                self._touched = frozenset(reply["touching"])
             running = self.running.pop(str(reply.get("ended", "")), None)
             if running is not None:
                 self._drawn += max(1, running.num_pictures())
@@ -262,16 +268,18 @@ class RenderLane:
                 log.info("%s ended: %s", running.job.id, "its claim was lost" if ended is None else ended.state)
 
     def _died(self) -> None:
-        """The warm process is gone: what it had in hand is begun again, one job at a time."""
+        """The warm process is gone: the jobs it was drawing are begun again, one at a time; those that only waited in its hands
+        have no part in it."""
         assert self._child is not None
         code = self._child.wait()
         self._child = None
-        time.sleep(0.05)  # its last lines are still on their way
+        if self._reader is not None:
+            self._reader.join(timeout=5.0)  # its last lines are still on their way
         self._hear()
         if self.running:
             log.warning("the warm process ended with code %d and had %d jobs in hand", code, len(self.running))
         for running in list(self.running.values()):
-            ended = running.settle(self.store)
+            ended = running.settle(self.store, worker_is_leaving=running.job.id not in self._touched)
             log.info("%s: %s", running.job.id, "its claim was lost" if ended is None else ended.state)
         self.running.clear()
 

@@ -89,6 +89,7 @@ class Renderer:
             self._open(*self.arrived.pop(0))
 
     def _open(self, folder: JobFolder, attempt: int) -> None:
+        self.reply({"touching": [folder.path.name]})
         try:
             handed_in = folder.read_job()
             if handed_in.spec.kind != "generate":
@@ -110,6 +111,7 @@ class Renderer:
 
     def _draw(self, group: Sequence[Pick]) -> None:
         tasks = list({id(pick.task): pick.task for pick in group}.values())
+        self.reply({"touching": [task.folder.path.name for task in tasks]})
         orders = [pick.task.orders[pick.index] for pick in group]
         base = self.models.base(tasks[0].spec.base, tasks[0].spec.dtype)
         shares = {id(task): sum(pick.task is task for pick in group) for task in tasks}
@@ -166,6 +168,7 @@ class Renderer:
         def should_stop() -> bool:
             return folder.stop_flag.exists() or self._is_closing()
 
+        self.reply({"touching": [folder.path.name]})
         try:
             values = run_drawing(folder, folder.read_job(), self.models, should_stop)
         except Cancelled as stopped:
