@@ -1,0 +1,39 @@
+"""`studio ui`: the page in the browser."""
+
+from __future__ import annotations
+
+import threading
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studio.pipelines.errors import MissingDependencyError
+
+
+def ui(
+    home: Annotated[Path | None, typer.Option(help="The studio's folder; by default STUDIO_HOME.", show_default=False)] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need a login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65_535)] = 7860,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+) -> None:
+    """Open the page: train, create, compose, and see all of it."""
+    try:
+        import uvicorn
+
+        from studio.ui.server import create_app
+    except ModuleNotFoundError as error:
+        if error.name not in ("gradio", "uvicorn", "fastapi"):
+            raise
+        raise MissingDependencyError('The page needs gradio: pip install -c constraints.txt -e ".[ui]"') from error
+    from studio.service import Studio
+    from studio.ui.settings import UiSettings, listening_socket
+
+    listener = listening_socket(host, port)
+    address = f"http://{'127.0.0.1' if host == '::1' else host}:{listener.getsockname()[1]}"
+    app = create_app(Studio(home), UiSettings(host=host, port=listener.getsockname()[1]))
+    typer.echo(f"The page is at {address} (Ctrl-C ends it; jobs go on).", err=True)
+    if open_browser:
+        threading.Timer(1.0, webbrowser.open, (address,)).start()
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listener])
