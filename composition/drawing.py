@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from studio.composition.merging import Merged
 from studio.composition.scene import Scene
 from studio.composition.strategies import STRATEGIES, strategy_named
 from studio.composition.strategy import configured
+from studio.composition.thrift import Thrift, checkpointed
 from studio.composition.zipped import ZipLoraConfig, zipped_adapter
 from studio.pipelines.base_model import decode_latents
 from studio.pipelines.denoising import DenoiseRequest, Strategy, denoise, make_scheduler
@@ -79,15 +80,19 @@ def draw_batches(
     batch_size: int = 4,
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    thrift: Thrift | None = None,
 ) -> Iterator[list[Image.Image]]:
     """The plan's pictures, one batch after the other.
 
     Args:
         batch_size: pictures drawn at once; a picture depends on its own seed alone, within rounding.
         on_step: called with the steps done and the steps of all batches together. should_stop: asked before every step.
+        thrift: ways to take less memory, with a batch size of their own.
     """
     if batch_size < 1:
         raise UserError(f"The batch size should be 1 or more, not {batch_size}.")
+    thrift = Thrift(batch_size=batch_size) if thrift is None else thrift
+    batch_size = thrift.batch_size
     scene = compiled.scene
     base, request = scene.base, scene.request
     starts = range(0, len(request.seeds), batch_size)
@@ -97,19 +102,23 @@ def draw_batches(
             if on_step is not None:
                 on_step(number * steps + done, len(starts) * steps)
 
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds[start : start + batch_size]]
-        latents = denoise(
-            base,
-            DenoiseRequest(
-                noise=initial_noise(base, generators, request.height, request.width),
-                height=request.height,
-                width=request.width,
-                scheduler=make_scheduler(base.scheduler, request.scheduler),
-                num_steps=request.steps,
-                generators=generators,
-            ),
-            compiled.strategy,
-            on_step=count,
-            should_stop=should_stop,
-        )
+        part = batch_request(scene, request.seeds[start : start + batch_size], thrift)
+        with checkpointed(base.unet, thrift.checkpointing):
+            latents = denoise(base, part, compiled.strategy, on_step=count, should_stop=should_stop)
         yield to_images(decode_latents(base, latents))
+
+
+def batch_request(scene: Scene, seeds: Sequence[int], thrift: Thrift) -> DenoiseRequest:
+    """What the loop is asked for one batch of pictures."""
+    base, request = scene.base, scene.request
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return DenoiseRequest(
+        noise=initial_noise(base, generators, request.height, request.width),
+        height=request.height,
+        width=request.width,
+        scheduler=make_scheduler(base.scheduler, request.scheduler),
+        num_steps=request.steps,
+        generators=generators,
+        most_rows=thrift.most_rows,
+        captured_share=thrift.captured_share,
+    )

@@ -50,7 +50,7 @@ def maps_gradient(
 
 def batching(passes: Passes) -> Passes:
     """Passes of the same generation in which branches with different adapters are one batch, if their adapters allow it."""
-    return Passes(passes.denoiser, replace(passes.request, max_rows=sys.maxsize))
+    return passes.like(replace(passes.request, max_rows=sys.maxsize))
 
 
 def moved(latents: Tensor, gradient: Tensor, size: float | Tensor, scale: GradientScale, unit: float = 1.0) -> Tensor:
@@ -112,8 +112,9 @@ def _one_by_one(
 
 
 def _is_one_batch(passes: Passes, latents: Tensor, branches: Sequence[Branch]) -> bool:
-    components, max_rows = passes.denoiser.components(), passes.request.max_rows
-    return len(group_branches(branches, [False] * len(branches), components, max_rows, len(latents))) == 1
+    components, request = passes.denoiser.components(), passes.request
+    is_cached = [False] * len(branches)
+    return len(group_branches(branches, is_cached, components, request.max_rows, len(latents), request.most_rows)) == 1
 
 
 def _scale_of(passes: Passes) -> float:

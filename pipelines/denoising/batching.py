@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from studio.pipelines.adapters import Adapter, Route
 from studio.pipelines.adapters.patching import acts_per_position, module_at
+from studio.pipelines.denoising.attention.layers import AttentionLayer
 from studio.pipelines.denoising.request import Branch
 from studio.pipelines.encoding import TextCondition
 from studio.pipelines.families import module_axis
@@ -56,12 +57,17 @@ def routes_identity(branch: Branch) -> tuple[Any, ...]:
 
 
 def group_branches(
-    branches: Sequence[Branch], is_cached: Sequence[bool], components: Mapping[str, nn.Module], max_rows: int, num_pictures: int
+    branches: Sequence[Branch],
+    is_cached: Sequence[bool],
+    components: Mapping[str, nn.Module],
+    max_rows: int,
+    num_pictures: int,
+    most_rows: int | None = None,
 ) -> list[list[int]]:
     """Neighbouring branches that run together, by index.
 
-    Those with the same routes always do. Those with different adapters do up to `max_rows` rows in all, if every patch of
-    theirs can act on single rows.
+    Those with the same routes do, up to `most_rows` rows in all. Those with different adapters do up to `max_rows`, if every
+    patch of theirs can act on single rows.
     """
     groups: list[list[int]] = []
     for index, branch in enumerate(branches):
@@ -69,12 +75,27 @@ def group_branches(
             first = branches[groups[-1][0]]
             shape = _shape(branch, is_cached[index]) == _shape(first, is_cached[groups[-1][0]])
             same = _acting(branch) == _acting(first)
-            fits = (len(groups[-1]) + 1) * num_pictures <= max_rows
-            if shape and (same or (fits and all(_acts_on_rows(branches[i], components) for i in (*groups[-1], index)))):
+            rows = (len(groups[-1]) + 1) * num_pictures
+            fits = most_rows is None or rows <= most_rows
+            mixes = rows <= max_rows
+            if shape and fits and (same or (mixes and all(_acts_on_rows(branches[i], components) for i in (*groups[-1], index)))):
                 groups[-1].append(index)
                 continue
         groups.append([index])
     return groups
+
+
+def with_fewer_captured(branch: Branch, share: float) -> Branch:
+    """The branch with a share of its captured layers, spread evenly over each kind and level, at least one of each."""
+    if branch.capture is None:
+        return branch
+    kept: list[AttentionLayer] = []
+    kinds = dict.fromkeys((layer.kind, layer.level) for layer in branch.capture.layers)
+    for kind in kinds:
+        layers = [layer for layer in branch.capture.layers if (layer.kind, layer.level) == kind]
+        count = max(1, round(share * len(layers)))
+        kept += [layers[(2 * index + 1) * len(layers) // (2 * count)] for index in range(count)]
+    return replace(branch, capture=replace(branch.capture, layers=tuple(kept)))
 
 
 def _shape(branch: Branch, is_cached: bool) -> tuple[Any, ...]:

@@ -31,6 +31,7 @@ def denoise(
     *,
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    make_passes: Callable[[Denoiser, DenoiseRequest], Passes] = Passes,
 ) -> Tensor:
     """Draw latents `[B, C, h, w]`, float32, scaled as the autoencoder's decoder expects them.
 
@@ -41,6 +42,7 @@ def denoise(
         model: a base model, or a denoiser of another kind.
         on_step: called after every step with the number done and the number of all. It may raise to end the loop.
         should_stop: asked before every step; True ends the loop with `Cancelled`.
+        make_passes: what makes the passes; see `dry_run` for another one.
     """
     denoiser = as_denoiser(model)
     scheduler, first = request.scheduler, request.first_step
@@ -52,7 +54,7 @@ def denoise(
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     step_arguments = _step_arguments(request)
-    passes = Passes(denoiser, request)
+    passes = make_passes(denoiser, request)
     num_steps = len(passes.timesteps)
     noise = request.noise.to(denoiser.device, torch.float32)
     strategy.begin(passes)

@@ -19,7 +19,7 @@ from studio.pipelines.adapters.routing import LeftOut
 from studio.pipelines.denoising.attention.control import Captured, attention_control
 from studio.pipelines.denoising.attention.isolation import isolated_layers
 from studio.pipelines.denoising.attention.layers import last_part
-from studio.pipelines.denoising.batching import group_branches, identity
+from studio.pipelines.denoising.batching import group_branches, identity, with_fewer_captured
 from studio.pipelines.denoising.block_texts import block_texts
 from studio.pipelines.denoising.denoiser import Denoiser, DenoiserCall, DenoiserOutput
 from studio.pipelines.denoising.prepared import PreparedPass
@@ -43,6 +43,10 @@ class Passes:
         self._prepared: OrderedDict[Hashable, PreparedPass] = OrderedDict()
         self._features: dict[Hashable, Tensor] = {}
         self._left_out: dict[LeftOut, None] = {}
+
+    def like(self, request: DenoiseRequest) -> Passes:
+        """Others of the same kind, for another request of the same generation."""
+        return Passes(self.denoiser, request)
 
     def step(self, index: int) -> Step:
         """The step at `index` of the schedule."""
@@ -82,7 +86,11 @@ class Passes:
         self._check(branches)
         model_input = _scaled(self.request.scheduler, latents, step.timestep)
         is_cached = [self._has_feature(branch) for branch in branches]
-        groups = group_branches(branches, is_cached, self.denoiser.components(), self.request.max_rows, len(latents))
+        request = self.request
+        if request.captured_share < 1.0:
+            branches = [with_fewer_captured(branch, request.captured_share) for branch in branches]
+        components, most_rows = self.denoiser.components(), request.most_rows
+        groups = group_branches(branches, is_cached, components, request.max_rows, len(latents), most_rows)
         runs_again = torch.is_grad_enabled() and getattr(self.denoiser.network, "is_gradient_checkpointing", False)
         if len(groups) > 1 and runs_again:
             raise ValueError("With gradient checkpointing, branches with different adapters are opened one after the other.")

@@ -38,6 +38,8 @@ class DenoiseRequest:
         max_rows: rows up to which branches with different adapters run as one batch; 0 lets only those with the same
             adapters, which changes no picture and takes less memory.
         keeps_text: whether keys and values of words are computed once for all steps, or anew at each.
+        most_rows: rows of any batch, also of branches with the same adapters; None for no limit. Fewer take less memory.
+        captured_share: share of the attention layers that are captured, of those asked for; of each kind at least one.
     """
 
     noise: Tensor
@@ -53,6 +55,8 @@ class DenoiseRequest:
     control: ControlSource | None = None
     max_rows: int = 0
     keeps_text: bool = True
+    most_rows: int | None = None
+    captured_share: float = 1.0
 
 
 class ControlSource(Protocol):

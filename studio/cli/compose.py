@@ -57,6 +57,14 @@ def compose(
     ] = None,
     output: drawing_options.Output = Path("outputs/compositions"),
     batch_size: drawing_options.BatchSize = 4,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory that may be used, such as 4GB, or auto for what is free. What is needed is counted beforehand; where it "
+            "is too much, the plan is drawn more sparingly, and what is done is said.",
+            show_default=False,
+        ),
+    ] = None,
     device: drawing_options.Device = "auto",
     dtype: drawing_options.Dtype = Precision.AUTO,
     metadata: drawing_options.Metadata = True,
@@ -109,7 +117,7 @@ def compose(
     elif export is not None:
         _export(opened, export)
     else:
-        _draw(opened, output, batch_size, metadata)
+        _draw(opened, output, batch_size, metadata, memory_limit)
 
 
 def _export(opened: OpenedPlan, path: Path) -> None:
@@ -127,19 +135,27 @@ def _export(opened: OpenedPlan, path: Path) -> None:
     typer.echo(path)
 
 
-def _draw(opened: OpenedPlan, output: Path, batch_size: int, metadata: bool) -> None:
+def _draw(opened: OpenedPlan, output: Path, batch_size: int, metadata: bool, memory_limit: str | None) -> None:
     from studio.composition.drawing import compile_scene
+    from studio.composition.thrift import Thrift
     from studio.pipelines.pictures import next_index
     from studio.workflows.compose import compose as draw_plan
 
     compiled = compile_scene(opened.scene)
     note(compiled.notes)
+    thrift = Thrift(batch_size=batch_size)
+    if memory_limit is not None:
+        from studio.composition.memory import fit_memory, parse_memory
+
+        fitting = fit_memory(compiled, thrift, parse_memory(memory_limit, opened.scene.base.device))
+        note(fitting.notes)
+        thrift = fitting.thrift
     first = next_index(output)
     pictures: list[ComposedPicture] = []
     written: list[Path] = []
     try:
         with progress() as on_step:
-            for batch in draw_plan(opened, compiled=compiled, batch_size=batch_size, on_step=on_step):
+            for batch in draw_plan(opened, compiled=compiled, batch_size=batch_size, thrift=thrift, on_step=on_step):
                 written += save_pictures(batch, output, first + len(pictures), metadata=metadata)
                 pictures += batch
         written += _sheet(pictures, output / f"{first:05d}-contact-sheet.png")

@@ -14,6 +14,7 @@ from studio.composition.drawing import Compiled, compile_scene, draw_batches
 from studio.composition.plan import CompositionPlan, Entry
 from studio.composition.plan_files import plan_values
 from studio.composition.scene import Scene, make_scene, naming
+from studio.composition.thrift import Thrift
 from studio.pipelines.adapters import load_adapter
 from studio.pipelines.base_files.content_hash import file_sha256
 from studio.pipelines.base_model import BaseModel
@@ -98,16 +99,18 @@ def compose(
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     compiled: Compiled | None = None,
+    thrift: Thrift | None = None,
 ) -> Iterator[list[ComposedPicture]]:
     """The pictures of a plan with their records, a batch at a time.
 
     Args:
+        thrift: ways to take less memory, with a batch size of their own.
         compiled: of `compile_scene(opened.scene)`, where it was made already.
     """
     ready = compile_scene(opened.scene) if compiled is None else compiled
     records = picture_records(opened)
     done = 0
-    for images in draw_batches(ready, batch_size=batch_size, on_step=on_step, should_stop=should_stop):
+    for images in draw_batches(ready, batch_size=batch_size, on_step=on_step, should_stop=should_stop, thrift=thrift):
         yield [ComposedPicture(image, records[done + number]) for number, image in enumerate(images)]
         done += len(images)
 
