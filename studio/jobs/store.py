@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +74,11 @@ class JobStore:
         output_dir = default_output if spec.output_dir is None else Path(spec.output_dir).expanduser().absolute()
         handed_in = HandedIn(folder.path.name, created, spec, submit, output_dir)
         folder.write_job(handed_in)
-        job = self.insert(handed_in, affinity)
+        try:
+            job = self.insert(handed_in, affinity)
+        except BaseException:
+            shutil.rmtree(folder.path, ignore_errors=True)  # it was not handed in, and must not come back as if it were
+            raise
         folder.add_event("state", state=job.state, position=job.position, affinity=affinity)
         return job
 

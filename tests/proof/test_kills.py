@@ -93,7 +93,9 @@ def train_spec(base: Path, photos: Path) -> TrainSpec:
 
 
 def draw_spec(base: Path, number: int) -> GenerateSpec:
-    return GenerateSpec(prompts=(f"a cat number {number}",), num_images=PICTURES, seed=number, steps=12, base=str(base), batch_size=1)
+    return GenerateSpec(
+        prompts=(f"a cat number {number}",), num_images=PICTURES, seed=number, steps=12, base=str(base), batch_size=1
+    )
 
 
 def at_work(studio: Studio, job_id: str) -> int:
