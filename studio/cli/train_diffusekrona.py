@@ -22,7 +22,7 @@ def diffusekrona(
             metavar="OUTxIN",
             help="Size of the small factor; it must divide the layers' channels, and OUT·IN decides how small the adapter gets. "
             "16x16 loads in diffusers too; the paper's best is 64x4.",
-            show_default="16x16; 8x8 on the embedded model",
+            show_default="16x16; 4x4 on the embedded model",
         ),
     ] = None,
     steps: Annotated[

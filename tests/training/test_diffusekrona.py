@@ -107,7 +107,7 @@ class TestSettings:
         resolved = resolve_defaults(load_config(None, GIVEN), family, 4)
         settings = DiffuseKronA().configure(resolved)
         if family is EMBEDDED:
-            assert (settings.targets, settings.factors) == (EMBEDDED.adapter_targets, (8, 8))
+            assert (settings.targets, settings.factors) == (EMBEDDED.adapter_targets, (4, 4))
             return
         assert (settings.targets, settings.factors, settings.learning_rate) == (family.attention_targets, (16, 16), 5e-4)
         assert (resolved.loss.prior, resolved.loss.snr_gamma) == ("none", 0.0)
