@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from studio.kernels.paths import path_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
@@ -94,6 +96,11 @@ def sparse_adamw_(
         indices: `[k]` int32, sorted. master, mean, square: `[k]` float32; `master` holds the weights at full precision.
         step: counts from 1.
     """
+    if path_of("sparse_adamw", weight, len(indices)) == "triton" and weight.is_contiguous() and gradient.is_contiguous():
+        from studio.kernels.triton.sparse_update import sparse_adamw_ as compiled
+
+        compiled(weight, gradient, indices, master, mean, square, step, options)
+        return
     adamw_(master, gather(gradient, indices), mean, square, step, options)
     scatter_(weight, indices, master)
 

@@ -16,6 +16,8 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from studio.kernels.dora import lengths, lengths_with_lora
+from studio.kernels.paths import pinned_path
 from studio.pipelines.adapters.layers import LayerSpec
 from studio.pipelines.adapters.patches.base import at_least_float32
 from studio.pipelines.adapters.patches.lora import BoundLoRA, LoRAPatch
@@ -94,6 +96,7 @@ class BoundDoRA:
         self.lora = lora
         self.weight = weight
         self._frozen_ratio: Tensor | None = None
+        self._lengths: Tensor | None = None
 
     def delta(self) -> Tensor:
         """(m/n) · (W + s·B·A) − W with n the norm."""
@@ -125,8 +128,13 @@ class BoundDoRA:
         return ratio
 
     def _norm(self) -> Tensor:
-        changed = at_least_float32(self.weight) + self.lora.delta().to(self.weight.device)
-        return channel_norm(changed)
+        lora = self.lora
+        if pinned_path() == "plain" or self.weight.requires_grad:
+            return channel_norm(at_least_float32(self.weight) + lora.delta().to(self.weight.device))
+        if self._lengths is None:
+            self._lengths = lengths(self.weight)
+        down, up = lora.down.to(self.weight.device), lora.up.to(self.weight.device)
+        return lengths_with_lora(self.weight, self._lengths, down, up, lora.scale)
 
 
 def channel_norm(weight: Tensor) -> Tensor:
