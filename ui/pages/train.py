@@ -37,7 +37,11 @@ def build(studio: Studio, settings: UiSettings) -> None:
             with gr.Column(elem_classes="card"):
                 html(step_head(3, "train_goal"))
                 goal = gr.Radio(
-                    [(label(f"goal_{name}"), name) for name in GOALS], value="thing", label=label("goal"), elem_id="goal"
+                    [(label(f"goal_{name}"), name) for name in GOALS],
+                    value="thing",
+                    label=label("goal"),
+                    show_label=False,
+                    elem_id="goal",
                 )
             with gr.Column(elem_classes="card"):
                 html(step_head(4, "train_effort"))
