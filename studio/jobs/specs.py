@@ -120,6 +120,12 @@ class CompareSpec(ComposeSpec):
     scorer: Name = "guide"
 
 
+class ConflictsSpec(ComposeSpec):
+    """How much a plan's adapters get in each other's way; nothing is drawn. See `studio compose --conflicts`."""
+
+    kind: ClassVar[str] = "conflicts"
+
+
 class StylizeSpec(Drawing):
     """Content of one B-LoRA in the style of another, or either of them with words; see `studio stylize`."""
 
@@ -152,11 +158,11 @@ class BatchSpec(JobSpec):
 
 
 SPECS: Mapping[str, type[JobSpec]] = {
-    spec.kind: spec for spec in (TrainSpec, GenerateSpec, ComposeSpec, CompareSpec, StylizeSpec, BatchSpec)
+    spec.kind: spec for spec in (TrainSpec, GenerateSpec, ComposeSpec, CompareSpec, ConflictsSpec, StylizeSpec, BatchSpec)
 }
 """Every kind of job by its name."""
 
-DRAWING_KINDS = ("generate", "compose", "compare", "stylize")
+DRAWING_KINDS = ("generate", "compose", "compare", "conflicts", "stylize")
 """Kinds that the warm worker does; the others have a process each."""
 
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 from studio.jobs import changes
 from studio.jobs.folder import Event, HandedIn
 from studio.jobs.job import ENDED, Job
-from studio.jobs.specs import BatchSpec, CompareSpec, ComposeSpec, GenerateSpec, JobSpec, StylizeSpec, Submit, TrainSpec
+from studio.jobs.specs import (
+    BatchSpec,
+    CompareSpec,
+    ComposeSpec,
+    ConflictsSpec,
+    GenerateSpec,
+    JobSpec,
+    StylizeSpec,
+    Submit,
+    TrainSpec,
+)
 from studio.jobs.store import JobFilter, JobStore
 from studio.library import upkeep
 from studio.library.catalogue import ItemFilter, Page
@@ -92,6 +102,10 @@ class Studio:
         """Draw a plan by several strategies, side by side, with scores."""
         return self._hand_in(requests.resolved_compose(self.library, spec), submit)
 
+    def conflicts(self, spec: ConflictsSpec, submit: Submit | None = None) -> Job:
+        """Measure how much a plan's adapters get in each other's way."""
+        return self._hand_in(requests.resolved_compose(self.library, spec), submit)
+
     def stylize(self, spec: StylizeSpec, submit: Submit | None = None) -> Job:
         """Draw the content of one picture in the style of another."""
         return self._hand_in(requests.resolved_stylize(self.library, spec), submit)
@@ -106,6 +120,7 @@ class Studio:
             TrainSpec: self.train,
             GenerateSpec: self.generate,
             CompareSpec: self.compare,
+            ConflictsSpec: self.conflicts,
             ComposeSpec: self.compose,
             StylizeSpec: self.stylize,
             BatchSpec: self.batch,

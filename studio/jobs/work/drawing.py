@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.jobs.folder import HandedIn, JobFolder
-from studio.jobs.specs import AdapterChoice, CompareSpec, ComposeSpec, StylizeSpec
+from studio.jobs.specs import AdapterChoice, CompareSpec, ComposeSpec, ConflictsSpec, StylizeSpec
 from studio.jobs.work.models import Models
 from studio.jobs.work.pictures import PictureShelf
 from studio.jobs.work.reporting import Reporter
@@ -31,6 +31,8 @@ def run_drawing(folder: JobFolder, handed_in: HandedIn, models: Models, should_s
     spec = handed_in.spec
     if isinstance(spec, CompareSpec):
         return _compare(folder, handed_in, spec, models, should_stop)
+    if isinstance(spec, ConflictsSpec):
+        return _conflicts(folder, spec, models)
     if isinstance(spec, ComposeSpec):
         return _compose(folder, handed_in, spec, models, should_stop)
     assert isinstance(spec, StylizeSpec), spec.kind
@@ -90,6 +92,16 @@ def _compare(
     values = [row.to_json() for row in rows]
     atomic_write_json(handed_in.output_dir / "comparison.json", {"scorer": spec.scorer, "rows": values})
     return {"facts": {"rows": values, "grid": str(sheet)}}
+
+
+def _conflicts(folder: JobFolder, spec: ConflictsSpec, models: Models) -> dict[str, Any]:
+    from studio.composition.conflicts import conflict_report
+
+    opened = _open(spec, models)
+    _say_notes(Reporter(folder), opened)
+    report = conflict_report(opened.scene)
+    facts = {"lines": report.lines(), "strategy": report.strategy, "strengths": list(report.strengths)}
+    return {"facts": {**facts, "notes": list(opened.scene.notes)}}
 
 
 def _stylize(
