@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from studio.batch.groups import plan_but_seed
 from studio.batch.tasks import AdapterPart, BaseRef, FileRef, GroupTask, PictureTask, PlanTask
@@ -21,6 +22,7 @@ from studio.pipelines.adapters.roles import select_roles
 from studio.pipelines.base_files.content_hash import file_sha256
 from studio.pipelines.base_model import BaseModel, load_base
 from studio.pipelines.errors import AdapterFileError, BaseModelError
+from studio.pipelines.generation import GenerationRequest, generate
 from studio.pipelines.mixed_batch import MixedRow, SharedShape, draw_mixed
 from studio.pipelines.pictures import AdapterUse, PictureRecord, png_bytes
 from studio.pipelines.pictures.record import base_name
@@ -87,6 +89,49 @@ class Workshop:
         assert isinstance(first, PlanTask), "trainings are not drawn"
         return self._plan(group, wanted, on_step, should_stop)
 
+    def redraw(self, task: PictureTask, shape: Mapping[str, Any], block_prompts: Mapping[str, str]) -> Drawn:
+        """One picture again, in a forward of the shape that its record has, or alone if it has none.
+
+        Rows of others with other adapters are without any: what stands in them changes nothing.
+        """
+        base = self.base(task.base, task.dtype)
+        record = replace(picture_record(task), block_prompts=dict(block_prompts), drawn=dict(shape))
+        own = self._routes(task, base)
+        if not shape:
+            request = GenerationRequest(
+                prompts=(task.prompt,),
+                seeds=(task.seed,),
+                negative_prompt=task.negative_prompt,
+                steps=task.steps,
+                guidance_scale=task.guidance_scale,
+                height=task.height,
+                width=task.width,
+                scheduler=task.scheduler,
+                block_prompts={stack: (text,) for stack, text in block_prompts.items()},
+            )
+            (image,) = generate(base, request, own)
+            return Drawn(task.id, png_bytes(image, record), record)
+        pattern, row = tuple(int(number) for number in shape["pattern"]), int(shape["row"])
+        rows = [
+            MixedRow(
+                prompt=task.prompt,
+                seed=task.seed,
+                negative_prompt=task.negative_prompt,
+                routes=own if number == pattern[row] else (),
+            )
+            for number in pattern
+        ]
+        drawn = draw_mixed(base, rows, _shared(task), pattern=pattern, folds=shape.get("kernels") != "routes")
+        return Drawn(task.id, png_bytes(drawn.images[row], record), record)
+
+    def redraw_plan(self, task: PlanTask, shape: Mapping[str, Any]) -> Drawn:
+        """One picture of a composition again, in a forward of as many rows as its record says."""
+        num_rows, row = int(shape.get("rows", 1)), int(shape.get("row", 0))
+        group = GroupTask(index=0, tasks=(task,) * num_rows, num_rows=num_rows, pattern=(0,) * num_rows)
+        images, records, _ = self._composed(group)
+        record = replace(records[row], drawn=dict(shape))
+        return Drawn(task.id, png_bytes(images[row], record), record)
+
     def layers_of(self, task: PictureTask) -> str | None:
         """What the task's adapters change in the denoiser; None if something of it acts on whole batches only."""
         names: set[str] = set()
@@ -142,7 +187,7 @@ class Workshop:
                 prompt=task.prompt,
                 seed=task.seed,
                 negative_prompt=task.negative_prompt,
-                routes=tuple(Route(self.adapter(part, base.dtype, self.device), part.strength) for part in task.adapters),
+                routes=self._routes(task, base),
             )
             for task in tasks
         ]
@@ -150,13 +195,7 @@ class Workshop:
         drawn = draw_mixed(
             base,
             rows,
-            SharedShape(
-                steps=first.steps,
-                guidance_scale=first.guidance_scale,
-                height=first.height,
-                width=first.width,
-                scheduler=first.scheduler,
-            ),
+            _shared(first),
             pattern=group.pattern,
             on_step=on_step,
             should_stop=should_stop,
@@ -177,6 +216,26 @@ class Workshop:
         on_step: Callable[[int, int], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> DrawnGroup:
+        images, records, seconds = self._composed(group, on_step, should_stop)
+        device = torch.device(self.device)
+        pictures = []
+        for row, task in enumerate(group.tasks):
+            if task.id in wanted:
+                shape = drawn_shape(group, row, "strategy", device)
+                record = replace(records[row], drawn={"job": task.id, **shape})
+                pictures.append(Drawn(task.id, png_bytes(images[row], record), record))
+        return DrawnGroup(tuple(pictures), seconds)
+
+    def _routes(self, task: PictureTask, base: BaseModel) -> tuple[Route, ...]:
+        return tuple(Route(self.adapter(part, base.dtype, self.device), part.strength) for part in task.adapters)
+
+    def _composed(
+        self,
+        group: GroupTask,
+        on_step: Callable[[int, int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> tuple[list[Image.Image], list[PictureRecord], float]:
+        """All rows of a group of one plan, their records, and the seconds it took."""
         tasks = [task for task in group.padded() if isinstance(task, PlanTask)]
         opened = self._opened(tasks[0])
         request = opened.scene.request
@@ -186,14 +245,7 @@ class Workshop:
         started = time.monotonic()
         (images,) = draw_batches(compile_scene(scene), batch_size=len(seeds), on_step=on_step, should_stop=should_stop)
         seconds = time.monotonic() - started
-        records = picture_records(replace(opened, scene=scene))
-        pictures = []
-        for row, task in enumerate(group.tasks):
-            if task.id in wanted:
-                shape = drawn_shape(group, row, "strategy", scene.base.device)
-                record = replace(records[row], drawn={"job": task.id, **shape})
-                pictures.append(Drawn(task.id, png_bytes(images[row], record), record))
-        return DrawnGroup(tuple(pictures), seconds)
+        return images, picture_records(replace(opened, scene=scene)), seconds
 
     def _opened(self, task: PlanTask) -> OpenedPlan:
         """The plan with its files, opened once for all groups of it."""
@@ -203,6 +255,16 @@ class Workshop:
             places = {name: str(self.fetch(file)) for name, file in task.files.items()}
             self._plans = (key, open_plan(plan_from_values(_placed(task.plan, places)), base))
         return self._plans[1]
+
+
+def _shared(task: PictureTask) -> SharedShape:
+    return SharedShape(
+        steps=task.steps,
+        guidance_scale=task.guidance_scale,
+        height=task.height,
+        width=task.width,
+        scheduler=task.scheduler,
+    )
 
 
 def picture_record(task: PictureTask) -> PictureRecord:
