@@ -216,7 +216,7 @@ def _diffusers_reach(config: TrainConfig, adapter_type: str) -> Literal["pipelin
     """What of diffusers loads `adapter.safetensors`: its pipelines, a UNet by itself, or nothing."""
     if adapter_type == "lokr":
         out, _, inputs = str(config.krona.factors).partition("x")
-        return "the UNet" if out == inputs else "nothing"
+        return "the UNet" if out == inputs and not config.adapter.train_text_encoder else "nothing"
     return "nothing" if adapter_type in STUDIO_ONLY else "pipelines"
 
 

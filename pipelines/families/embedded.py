@@ -45,7 +45,7 @@ TRAIN = TrainDefaults(
     timestep_uniform_share=0.15,
 )
 """DreamBooth-LoRA. On the three individuals that settings are chosen on, the right one of twenty in .94, .53 and .81 of the
-pictures, where true renders get 1, .78 and 1; half as many steps left others at .2 to .6. Without the text encoder at most .28."""
+pictures, where true renders get 1, .78 and 1. Half as many steps left others at .2 to .6, no text encoder at .28."""
 
 DENOISER_ONLY = replace(
     TRAIN, train_text_encoder=False, learning_rate=6e-4, prior_weight=1.0, steps_per_image=120, min_steps=400, max_steps=800

@@ -22,13 +22,14 @@ from tests.support.tiny_bases import tiny_base
 from tests.support.tiny_models import sd15_unet_config, sdxl_unet_config
 
 MakeConfig = Callable[..., TrainConfig]
+PAPERS = {"adapter__method": "diffusekrona", "krona__factors": "4x4", "adapter__train_text_encoder": False}
 GIVEN = {"concept.images": ".", "concept.class_noun": "dog", "adapter.method": "diffusekrona"}
 
 
 @pytest.fixture
 def krona_config(make_config: MakeConfig) -> MakeConfig:
     def make(family: str = "embedded", **settings: object) -> TrainConfig:
-        return make_config(family, **{"adapter__method": "diffusekrona", "krona__factors": "4x4", **settings})
+        return make_config(family, **{**PAPERS, **settings})
 
     return make
 
@@ -185,6 +186,14 @@ class TestARun:
         assert factors in page
         assert ("unet.load_lora_adapter" in page) == (dialect == "peft-lokr")
         assert ("--format lora" in page) == (dialect == "lycoris")
+
+    def test_with_the_text_encoder_is_a_lokr_of_lycoris(self, krona_config):
+        """diffusers loads LoKr into the UNet only."""
+        result = train(krona_config(adapter__train_text_encoder=True))
+        adapter = load_adapter(result.adapter_path)
+        assert {path.component for path in adapter.patches} == {"unet", "text_encoder"}
+        assert adapter.content_hash() == load_adapter(result.kohya_path).content_hash()
+        assert "unet.load_lora_adapter" not in (result.run_dir / "index.html").read_text()
 
     def test_has_names_that_every_system_takes(self, krona_config):
         """The published code names its folder krona_k64:8q64:8…, which Windows refuses."""
