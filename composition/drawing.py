@@ -15,6 +15,7 @@ from studio.composition.scene import Scene
 from studio.composition.strategies import STRATEGIES, strategy_named
 from studio.composition.strategy import configured
 from studio.composition.thrift import Thrift, checkpointed
+from studio.composition.views import OnPreview, Previewed
 from studio.composition.zipped import ZipLoraConfig, zipped_adapter
 from studio.pipelines.base_model import decode_latents
 from studio.pipelines.denoising import DenoiseRequest, Strategy, denoise, make_scheduler
@@ -81,6 +82,7 @@ def draw_batches(
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     thrift: Thrift | None = None,
+    on_preview: OnPreview | None = None,
 ) -> Iterator[list[Image.Image]]:
     """The plan's pictures, one batch after the other.
 
@@ -88,6 +90,7 @@ def draw_batches(
         batch_size: pictures drawn at once; a picture depends on its own seed alone, within rounding.
         on_step: called with the steps done and the steps of all batches together. should_stop: asked before every step.
         thrift: ways to take less memory, with a batch size of their own.
+        on_preview: called after every step with the pictures so far, and with masks and attention maps of the concepts.
     """
     if batch_size < 1:
         raise UserError(f"The batch size should be 1 or more, not {batch_size}.")
@@ -95,6 +98,7 @@ def draw_batches(
     batch_size = thrift.batch_size
     scene = compiled.scene
     base, request = scene.base, scene.request
+    strategy = compiled.strategy if on_preview is None else Previewed(compiled.strategy, scene, on_preview)
     starts = range(0, len(request.seeds), batch_size)
     for number, start in enumerate(starts):
 
@@ -104,7 +108,7 @@ def draw_batches(
 
         part = batch_request(scene, request.seeds[start : start + batch_size], thrift)
         with checkpointed(base.unet, thrift.checkpointing):
-            latents = denoise(base, part, compiled.strategy, on_step=count, should_stop=should_stop)
+            latents = denoise(base, part, strategy, on_step=count, should_stop=should_stop)
         yield to_images(decode_latents(base, latents))
 
 
