@@ -21,6 +21,11 @@ from studio.ui.samples import SAMPLES, sample_photos
 SMALL_SIDE = 256
 _SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".svg")
 _LIMITS = ImageLimits(min_side=1, max_aspect=100.0)
+_REPORTED = (*_SHOWN, ".html", ".csv", ".json", ".txt", ".safetensors", ".toml")
+_NO_SCRIPTS = {
+    "Cache-Control": "private, no-cache",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; frame-ancestors 'none'",
+}
 _PRIVATE = {"Cache-Control": "private, max-age=3600"}
 
 Hex = Annotated[str, PathParameter(pattern="^[0-9a-zA-Z-]{6,80}$")]
@@ -29,7 +34,7 @@ Number = Annotated[int, PathParameter(ge=0, le=100_000)]
 
 
 def media_router(studio: Studio) -> APIRouter:
-    """Routes under /media: `items`, `jobs`, `runs` and `drafts`; `small` are the thumbnails."""
+    """Routes under /media: `items`, `jobs`, `runs`, `outputs`, `reports`, `samples`, `drafts`; `small` are the thumbnails."""
     router = APIRouter(prefix="/media", include_in_schema=False)
     shelf = SmallPictures(studio.home.root / "cache" / "small")
     drafts = Drafts(studio.home.root / "drafts")
@@ -59,6 +64,24 @@ def media_router(studio: Studio) -> APIRouter:
             root = studio.request(job_id).output_dir
             parent = {"photos": root / "photos", "masks": root / "masks"}.get(folder, root / "samples" / folder)
             return shelf.of(inside(parent / name, root))
+
+    @router.get("/outputs/{job_id}/{path:path}")
+    def output(job_id: Hex, path: str) -> Response:
+        with _missing_as_404():
+            root = studio.request(job_id).output_dir
+            found = inside(root / path, root)
+            if found.suffix.lower() not in _SHOWN[:-1]:
+                raise HTTPException(404)
+            return shelf.of(found)
+
+    @router.get("/reports/{job_id}/{path:path}")
+    def report(job_id: Hex, path: str) -> Response:
+        with _missing_as_404():
+            root = studio.request(job_id).output_dir
+            found = inside(root / path, root)
+            if found.suffix.lower() not in _REPORTED:
+                raise HTTPException(404)
+            return FileResponse(found, headers=_NO_SCRIPTS)
 
     @router.get("/samples/{name}/{number}")
     def sample(name: FileName, number: Number) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,7 @@ import gradio as gr
 from studio.jobs.job import ENDED, Job
 from studio.service import JobFilter, Studio
 from studio.ui.parts.asking import attempt, latest, start_worker
-from studio.ui.parts.html import act, card_head, empty, job_card, table, tile
+from studio.ui.parts.html import act, card_head, empty, job_card, note, table, tile
 from studio.ui.parts.progress import seconds_left
 from studio.ui.parts.timing import refresh
 from studio.ui.parts.widgets import board, html
@@ -57,10 +58,7 @@ def build_results(
         asked = studio.request(job.id).spec
         total = _total(asked)
         html = job_card(job, words, seconds_left=seconds_left(studio, job), actions=_actions(job, words))
-        tiles = [
-            tile("show", f"{job.id}:{n}", f"/media/jobs/{job.id}/{n}/small", f"{words('picture')} {n + 1}")
-            for n in range(len(shown.pictures))
-        ]
+        tiles = [_tile(job, number, path, words) for number, path in enumerate(shown.pictures)]
         waiting = max(0, total - len(tiles)) if job.state not in ENDED else 0
         tiles += ['<span class="pic" aria-hidden="true"></span>'] * min(waiting, 24)
         extra = _comparison(shown.facts or {}, words)
@@ -98,6 +96,12 @@ def build_results(
     pictures.pick(show, None, large, **_QUIET)
     large.pick(in_large, None, large, **_QUIET)
     return Results(job_id, outputs, look)
+
+
+def _tile(job: Job, number: int, path: Path, words: Words) -> str:
+    """One picture; those of a comparison say by which strategy."""
+    under = f"<b>{escape(path.parent.name)}</b>" if job.kind == "compare" else ""
+    return tile("show", f"{job.id}:{number}", f"/media/jobs/{job.id}/{number}/small", f"{words('picture')} {number + 1}", under)
 
 
 def _total(spec: Any) -> int:
@@ -143,8 +147,10 @@ def _large(studio: Studio, target: str, words: Words) -> str:
 
 
 def _comparison(facts: Any, words: Words) -> str:
-    """Scores of a comparison, a row for each strategy."""
-    rows = facts.get("rows") if isinstance(facts, dict) else None
+    """What a job says besides its pictures: conflicts, or the scores of a comparison, a row for each strategy."""
+    lines, rows = facts.get("lines"), facts.get("rows")
+    if lines:
+        return f"<h3>{words('conflicts_title')}</h3>{note(chr(10).join(map(str, lines)))}"
     if not rows:
         return ""
     best = max((row["score"] or 0.0 for row in rows), default=0.0)

@@ -103,7 +103,8 @@ def _actions(studio: Studio, job: Job, words: Words) -> str:
         result = studio.result(job.id)
         item = (studio.store.folder(job.id).read_result() or {}).get("item")
         use = link(f"/create?adapter={item}", words("use_it"), main=True) if item else ""
-        return use + link("/compose", words("compose_it")) if result.adapter else ""
+        report = f'<a class="link" target="_blank" href="/media/reports/{job.id}/index.html">{words("open_report")}</a>'
+        return use + link("/compose", words("compose_it")) + report if result.adapter else ""
     else:
         names = ("stop", "cancel")
     return "".join(act(name, job.id, words(f"run_{name}")) for name in names)
