@@ -23,6 +23,7 @@ class PictureTask:
     Attributes:
         key: what pictures must have in common to be drawn together. shareable: whether others may be in its passes.
         waiting: numbers of the pictures that are yet to be drawn. arrived: on the monotonic clock.
+        denoise_seconds: wall time of the denoising loops that its pictures were in.
     """
 
     folder: JobFolder
@@ -38,6 +39,7 @@ class PictureTask:
     shareable: bool
     waiting: list[int]
     arrived: float = field(default_factory=time.monotonic)
+    denoise_seconds: float = 0.0
 
     @property
     def owner(self) -> str:

@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,12 +116,17 @@ class Renderer:
         orders = [pick.task.orders[pick.index] for pick in group]
         base = self.models.base(tasks[0].spec.base, tasks[0].spec.dtype)
         shares = {id(task): sum(pick.task is task for pick in group) for task in tasks}
+        began: list[float] = []
 
         def on_step(done: int, total: int) -> None:
+            if done == total:
+                for task in tasks:
+                    task.denoise_seconds += time.monotonic() - began[0]
             for task in tasks:
                 task.reporter.progress(task.num_done + shares[id(task)] * done / total * 0.999, len(task.records))
 
         def should_stop() -> bool:
+            began.append(time.monotonic())  # asked before every step
             self._take(block=False)
             return self.closed or all(task.is_stopped() for task in tasks)
 
@@ -194,7 +200,7 @@ class Renderer:
     def _end_if_done(self, task: PictureTask) -> None:
         if not task.waiting and task in self.tasks:
             self.tasks.remove(task)
-            facts = {"num_pictures": len(task.records)}
+            facts = {"num_pictures": len(task.records), "denoise_seconds": round(task.denoise_seconds, 3)}
             self._end(task.folder, task.attempt, State.SUCCEEDED, facts=facts)
 
     def _fail(self, folder: JobFolder, attempt: int, error: Exception) -> None:
