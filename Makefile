@@ -13,7 +13,7 @@ OUTPUT ?= outputs/demo
 TEST_JOBS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1); echo $$((cores > 4 ? 4 : cores)))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara proof-service bench-serving clean
+.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara eval-composition proof-layouts proof-service bench-serving clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,12 @@ proof-service: install-dev ## jobs that survive, in full: kills, damage, 10,000 
 
 bench-serving: install ## 1,000 adapters, 64 requests: pictures per second in groups against one at a time
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.proofs.adapter_serving $(ARGS)
+
+eval-composition: install ## every composition strategy on the same prompts (trains 15 adapters first; ARGS="--budget full")
+	$(BIN)/studio eval composition $(ARGS)
+
+proof-layouts: install ## draw the layouts of a JSON file with toy things (ARGS="layouts.json --photos rex:dog --photos bag:backpack")
+	$(BIN)/python -m studio.evals.composition_layouts $(ARGS)
 
 ui: ## open the page
 	@echo "There is no page yet; the command line has everything: $(BIN)/studio --help" >&2; exit 1

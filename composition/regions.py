@@ -28,7 +28,7 @@ def region_masks(plan: CompositionPlan, height: int, width: int, find_mask: Call
         find_mask: turns the name of a mask's file, as the plan has it, into a path.
 
     Raises:
-        UserError: a mask is empty or of another aspect than the canvas, or regions overlap without an order.
+        UserError: a mask is empty or of another aspect than the canvas, or regions overlap without an order or hide each other.
     """
     regions = [entry.region for entry in plan.entries]
     masks = [
@@ -38,13 +38,19 @@ def region_masks(plan: CompositionPlan, height: int, width: int, find_mask: Call
     _check_overlaps(plan, masks)
     cut = list(masks)
     for index, (region, mask) in enumerate(zip(regions, masks, strict=True)):
-        for other, front in zip(regions, masks, strict=True):
+        for number, (other, front) in enumerate(zip(regions, masks, strict=True)):
             if region is None or mask is None or other is None or front is None or other is region:
                 continue
             if in_order(region, other) and (other.z or 0) > (region.z or 0):
                 present = cut[index]
                 assert present is not None
-                cut[index] = present * (1 - front)
+                seen = present * (1 - front)
+                if not bool((seen > 0).any()):
+                    raise UserError(
+                        f"{plan.title_of(index)}: its region lies wholly behind that of {plan.title_of(number)}, so nothing of "
+                        "it would be seen; move it, or give it the higher z."
+                    )
+                cut[index] = seen
     return cut
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from studio.cli.eval_composition import composition_command
 from studio.cli.eval_concept import concept_command
 from studio.cli.eval_stylize import stylize_command
 from studio.cli.eval_trainers import trainers_command
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command("concept")(concept_command)
 app.command("trainers")(trainers_command)
 app.command("stylize")(stylize_command)
+app.command("composition")(composition_command)
 
 Output = Annotated[
     Path, typer.Option(help="Folder of tables, raw records and pictures; what is there already is not done again.")

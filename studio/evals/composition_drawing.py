@@ -47,6 +47,16 @@ class Way:
     strength: float = 1.0
     control: Control = ""
 
+    def facts(self) -> dict[str, Any]:
+        """All that decides its pictures, as plain values."""
+        return {
+            "strategy": self.strategy,
+            "settings": dict(self.settings),
+            "boxed": self.boxed,
+            "strength": self.strength,
+            "control": self.control,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
@@ -61,6 +71,15 @@ class Cost:
     whole_passes: int
     preparing_seconds: float
     cpu_seconds: float
+
+    def plus(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(
+            passes=self.passes + other.passes,
+            whole_passes=self.whole_passes + other.whole_passes,
+            preparing_seconds=self.preparing_seconds + other.preparing_seconds,
+            cpu_seconds=self.cpu_seconds + other.cpu_seconds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,18 +100,23 @@ def draw_prompt(
         adapters: by the names of individuals and styles.
     """
     plan, names = plan_of(prompt, way, num_seeds=num_seeds, steps=steps)
+    try:
+        return _drawn(base, plan, [adapters[name] for name in names])
+    except UserError as error:
+        return Drawn(refused=str(error))
+
+
+def _drawn(base: BaseModel, plan: CompositionPlan, adapters: Sequence[Adapter]) -> Drawn:
+    """All pictures of a plan as one batch, and what they cost."""
     started = time.process_time()
     with counted_passes(base) as count:
-        try:
-            compiled = compile_scene(make_scene(plan, base, [adapters[name] for name in names]))
-        except UserError as error:
-            return Drawn(refused=str(error))
-        prepared = time.process_time()
-        pictures = [picture for batch in draw_batches(compiled, batch_size=num_seeds) for picture in batch]
+        compiled = compile_scene(make_scene(plan, base, adapters))
+        prepared, before = time.process_time(), dict(count)
+        pictures = [picture for batch in draw_batches(compiled, batch_size=plan.num_images) for picture in batch]
     ended = time.process_time()
     cost = Cost(
-        passes=count["all"],
-        whole_passes=count["whole"],
+        passes=count["all"] - before["all"],
+        whole_passes=count["whole"] - before["whole"],
         preparing_seconds=round(prepared - started, 3),
         cpu_seconds=round(ended - started, 3),
     )
@@ -160,13 +184,13 @@ def _entry(prompt: ComposedPrompt, index: int, way: Way) -> dict[str, Any]:
 
 def draw_alone(
     base: BaseModel, prompt: ComposedPrompt, adapters: Mapping[str, Adapter], *, num_seeds: int, steps: int
-) -> list[list[Image.Image]]:
+) -> list[Drawn]:
     """Single-concept pictures: each thing of the prompt alone in the same place, and its style on a thing without an adapter."""
-    drawn = []
     parts = [(thing.words, thing.name, prompt.alone(thing.words)) for thing in prompt.things]
     if prompt.style is not None:
         words = prompt.style.words
         parts.append((words, prompt.style.name, f"{prompt.alone(prompt.things[0].class_name)}, {words}"))
+    drawn = []
     for words, name, text in parts:
         values = {
             "prompt": text,
@@ -175,8 +199,7 @@ def draw_alone(
             "num_images": num_seeds,
             "steps": steps,
         }
-        compiled = compile_scene(make_scene(plan_from_values(values), base, [adapters[name]]))
-        drawn.append([picture for batch in draw_batches(compiled, batch_size=num_seeds) for picture in batch])
+        drawn.append(_drawn(base, plan_from_values(values), [adapters[name]]))
     return drawn
 
 

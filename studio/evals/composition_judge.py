@@ -1,7 +1,7 @@
 """What the judge sees in a composed picture: is everything there, is it where it belongs, and is each thing itself.
 
-*Right* is a thing whose detected box is nearest, of twenty individuals of its class, to the one that was taught: the class's three
-trained ones and seventeen that nobody trained on (chance 5 %). *Leaked* is one that looks most like its neighbour: like the
+*Right* is a thing whose detected box is nearest, of twenty individuals of its class, to the one that was taught: the three that
+were trained and seventeen that nobody trained on (chance 5 %). *Leaked* is one that looks most like its neighbour: like the
 neighbour itself where both are of one class, otherwise like a thing of its own class in the neighbour's colours, pattern and
 extras, which is put among the twenty for this column alone.
 """
@@ -9,7 +9,7 @@ extras, which is put among the twenty for this column alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import torch
@@ -96,10 +96,42 @@ def judge_composition(
     """One record per picture of a prompt; see the module's docstring, and `score` for the keys that tables read.
 
     Args:
-        boxed: in place is what lies in its own box of the prompt; otherwise, what stands in the prompt's order from left to right.
+        boxed: in place is what lies in its own box of the prompt; otherwise, what stands in the prompt's order from the left.
     """
     readings = gallery.judge.read(pictures)
     return [_record(gallery, prompt, picture, reading, boxed) for picture, reading in zip(pictures, readings, strict=True)]
+
+
+def judge_alone(gallery: Gallery, prompt: ComposedPrompt, drawn: Sequence[Sequence[Image.Image]]) -> list[dict[str, object]]:
+    """One record per seed of single-concept pictures (see `draw_alone`): right where each thing, and the style, is by itself.
+
+    This is what a composition could reach that costs the adapters nothing.
+    """
+    records: list[dict[str, object]] = []
+    for seed in range(len(drawn[0])):
+        parts: list[dict[str, object]] = []
+        for thing, pictures in zip(prompt.things, drawn, strict=False):
+            single = replace(prompt, things=(thing,), style=None)
+            (found,) = judge_composition(gallery, single, [pictures[seed]], boxed=False)
+            parts.append({"name": thing.name, "right": found["right"], "present": found["present"], "clear": found["clear"]})
+        clear = sum(_number(part["clear"]) for part in parts) / len(parts)
+        present = all(part["present"] for part in parts)
+        things_right = sum(bool(part["right"]) for part in parts) / len(parts)
+        if prompt.style is not None:
+            (reading,) = gallery.judge.read([drawn[-1][seed]])
+            parts.append({"name": prompt.style.name, "right": reading.style == prompt.style.style})
+        records.append(
+            {
+                "present": present,
+                "classes_in_place": None,
+                "right": all(part["right"] for part in parts),
+                "things_right": things_right,
+                "leaked": [],
+                "clear": clear,
+                "parts": parts,
+            }
+        )
+    return records
 
 
 def place_things(prompt: ComposedPrompt, reading: Reading, *, boxed: bool) -> list[Placed]:
@@ -135,9 +167,7 @@ def _in_order(found: Sequence[Detection | None]) -> list[bool]:
             return False
         before = [centre for centre in centres[:index] if centre is not None]
         after = [centre for centre in centres[index + 1 :] if centre is not None]
-        return all(own - centre > CLEARLY_BESIDE for centre in before) and all(
-            centre - own > CLEARLY_BESIDE for centre in after
-        )
+        return all(own - centre > CLEARLY_BESIDE for centre in before) and all(centre - own > CLEARLY_BESIDE for centre in after)
 
     return [holds(index) for index in range(len(centres))]
 
@@ -155,9 +185,7 @@ def _lies_in(inner: Box, outer: Box) -> bool:
     return centred and area > 0 and max(width, 0.0) * max(height, 0.0) >= INSIDE * area
 
 
-def _record(
-    gallery: Gallery, prompt: ComposedPrompt, picture: Image.Image, reading: Reading, boxed: bool
-) -> dict[str, object]:
+def _record(gallery: Gallery, prompt: ComposedPrompt, picture: Image.Image, reading: Reading, boxed: bool) -> dict[str, object]:
     placed = place_things(prompt, reading, boxed=boxed)
     things = [_thing(gallery, prompt, each, picture) for each in placed]
     style_right = None if prompt.style is None else reading.style == prompt.style.style

@@ -51,7 +51,7 @@ class TrainedIndividual:
         return f"{self.token} {self.class_name}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TrainedStyle:
     """A style of the toy world, taught without its name."""
 
@@ -73,30 +73,34 @@ def _lora(rank: int) -> dict[str, Any]:
     return {"kind": f"LoRA, rank {rank}", "method": "dreambooth-lora", "settings": {"adapter.rank": rank}}
 
 
+def _individual(class_name: str, seed: int, word: str, how: Mapping[str, Any]) -> TrainedIndividual:
+    return TrainedIndividual(class_name=class_name, seed=seed, token=word, **how)
+
+
 _KRONECKER: dict[str, Any] = {"kind": "Kronecker", "method": "diffusekrona"}
 _SPARSE: dict[str, Any] = {"kind": "sparse", "method": "sara"}
 
 INDIVIDUALS: tuple[TrainedIndividual, ...] = (
-    TrainedIndividual(class_name="cat", seed=401, token="sks", **_lora(16)),
-    TrainedIndividual(class_name="cat", seed=402, token="zwx", **_lora(4)),
-    TrainedIndividual(class_name="cat", seed=403, token="vwz", **_KRONECKER),
-    TrainedIndividual(class_name="dog", seed=404, token="qxj", **_lora(16)),
-    TrainedIndividual(class_name="dog", seed=405, token="zkq", **_lora(8)),
-    TrainedIndividual(class_name="dog", seed=406, token="xjv", **_SPARSE),
-    TrainedIndividual(class_name="robot", seed=407, token="kvq", **_lora(16)),
-    TrainedIndividual(class_name="robot", seed=408, token="wqz", **_lora(32)),
-    TrainedIndividual(class_name="robot", seed=409, token="jxk", **_KRONECKER),
-    TrainedIndividual(class_name="mug", seed=410, token="qvx", **_lora(8)),
-    TrainedIndividual(class_name="mug", seed=411, token="zqj", **_lora(16)),
-    TrainedIndividual(class_name="mug", seed=412, token="bqx", **_SPARSE),
+    _individual("cat", 401, "sks", _lora(16)),
+    _individual("cat", 402, "zwx", _lora(4)),
+    _individual("cat", 403, "vwz", _KRONECKER),
+    _individual("dog", 404, "qxj", _lora(16)),
+    _individual("dog", 405, "zkq", _lora(8)),
+    _individual("dog", 406, "xjv", _SPARSE),
+    _individual("robot", 407, "kvq", _lora(16)),
+    _individual("robot", 408, "wqz", _lora(32)),
+    _individual("robot", 409, "jxk", _KRONECKER),
+    _individual("mug", 410, "qvx", _lora(8)),
+    _individual("mug", 411, "zqj", _lora(16)),
+    _individual("mug", 412, "bqx", _SPARSE),
 )
 """Nothing was ever tuned on them. Three of each class, in three kinds of adapters and four ranks. A seed decides the looks
 whatever the class, so all seeds differ."""
 
 STYLES: tuple[TrainedStyle, ...] = (
-    TrainedStyle(style="sketch", token="hjq"),
-    TrainedStyle(style="watercolour", token="xzp"),
-    TrainedStyle(style="pixel", token="gqz"),
+    TrainedStyle("sketch", "hjq"),
+    TrainedStyle("watercolour", "xzp"),
+    TrainedStyle("pixel", "gqz"),
 )
 """Each taught by a LoRA on five pictures of other things, whose captions name the things and leave the style to the word."""
 

@@ -95,3 +95,29 @@ def _group_sums(data: NDArray[np.float64], groups: Sequence[object] | None) -> t
     index_of = {label: index for index, label in enumerate(dict.fromkeys(groups))}
     indices = np.array([index_of[label] for label in groups])
     return np.bincount(indices, weights=data).astype(np.float64), np.bincount(indices).astype(np.float64)
+
+
+def bootstrap_ratio(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    groups: Sequence[object] | None = None,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 4000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of sum(numerators) / sum(denominators), drawn together; `groups` as in `bootstrap_interval`.
+
+    nan where the denominators sum to nothing; resamples in which they do are passed over.
+    """
+    if len(numerators) != len(denominators):
+        raise ValueError(f"a ratio needs equal lengths, not {len(numerators)} and {len(denominators)}")
+    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if below.size == 0 or below.sum() == 0:
+        return Interval(nan, nan, nan, 0)
+    (tops, _), (bottoms, _) = _group_sums(above, groups), _group_sums(below, groups)
+    picks = np.random.default_rng(seed).integers(0, len(tops), size=(num_resamples, len(tops)))
+    top, bottom = tops[picks].sum(axis=1), bottoms[picks].sum(axis=1)
+    kept = bottom != 0
+    low, high = np.quantile(top[kept] / bottom[kept], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(above.sum() / below.sum()), float(low), float(high), len(tops))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from diffusers import DDIMScheduler
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from studio.pipelines.base_files.loading import quiet_libraries
-from studio.pipelines.base_model import BaseModel, load_base
+from studio.pipelines.base_model import BaseModel, embedded_base_dir, load_base
 from tests.support.tiny_models import TinyModel, tiny_embedded, tiny_sd15, tiny_sdxl
 
 
@@ -24,6 +27,18 @@ def write_base(model: TinyModel, folder: Path, scheduler: DDIMScheduler | None =
 def tiny_embedded_dir(folder: Path, seed: int = 0) -> Path:
     """A random model with the embedded base's structure and its scheduler: v-prediction, zero terminal SNR, trailing."""
     return write_base(tiny_embedded(seed), folder, embedded_scheduler())
+
+
+def tiny_world_dir(folder: Path, seed: int = 0) -> Path:
+    """The same, but with the embedded base's own tokenizer: it reads whole prompts of the toy world."""
+    tokenizer = CLIPTokenizer.from_pretrained(embedded_base_dir() / "tokenizer")
+    config = CLIPTextConfig.from_pretrained(embedded_base_dir() / "text_encoder")
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.num_attention_heads = 20, 40, 2, 2
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(config).requires_grad_(False).eval()
+    model = replace(tiny_embedded(seed), text_encoders=(text_encoder,), tokenizers=(tokenizer,))
+    return write_base(model, folder, embedded_scheduler())
 
 
 def tiny_sd15_dir(folder: Path, seed: int = 0) -> Path:
