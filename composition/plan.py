@@ -100,6 +100,9 @@ class CompositionPlan(PlanPart):
     prompt: Text = explained(..., "What to draw.")
     negative_prompt: Annotated[str, Strict()] = explained("", "What to keep away from.")
     entries: tuple[Entry, ...] = explained((), "The adapters.")
+    strength_unit: Literal["raw", "calibrated"] = explained(
+        "raw", "What strengths mean: the slider itself, or a measured effect, the same for every kind of adapter."
+    )
     strategy: StrategyChoice = explained(StrategyChoice(), "How they come together, with its settings.")
     seed: Annotated[Int, Field(ge=0, le=2**63 - 1)] = explained(0, "Of the first picture; further ones count up.")
     num_images: Annotated[Int, Field(ge=1, le=10_000)] = explained(1, "How many pictures.")

@@ -32,6 +32,10 @@ def compose(
         ),
     ] = None,
     set_: composing.Setting = None,
+    strength_unit: composing.StrengthUnit = None,
+    scorer: Annotated[
+        str, typer.Option(help="Who measures adapters for calibrated strengths: guide, or a folder with a CLIP model.")
+    ] = "guide",
     negative: composing.Negative = None,
     num_images: composing.NumImages = None,
     seed: composing.Seed = None,
@@ -55,6 +59,22 @@ def compose(
             help="Draw nothing; write the plan that these flags make to this file (.yaml or .json).", show_default=False
         ),
     ] = None,
+    propose_layout: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw nothing; write the plan with a box for each entry that has words and no region to this file (.yaml or "
+            ".json), and a picture of the boxes beside it. Boxes come from what the base model's attention reads the words in.",
+            show_default=False,
+        ),
+    ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for sheets with the pictures so far, where each entry acts and where its words are read.",
+            show_default=False,
+        ),
+    ] = None,
+    preview_every: Annotated[int, typer.Option(min=1, help="Steps from one sheet to the next.")] = 5,
     output: drawing_options.Output = Path("outputs/compositions"),
     batch_size: drawing_options.BatchSize = 4,
     memory_limit: Annotated[
@@ -81,6 +101,8 @@ def compose(
       studio compose plan.yaml --seed 7 -n 4
 
       studio compose plan.yaml --set method=regression --export both.safetensors
+
+      studio compose plan.yaml --propose-layout boxes.yaml, and after a look at boxes.png: studio compose boxes.yaml
     """
     flags = Flags(
         prompt=prompt,
@@ -97,6 +119,7 @@ def compose(
         base=base,
         strategy=strategy,
         settings=set_ or [],
+        strength_unit=strength_unit,
     )
     wanted = plan_of(plan, flags)
     from studio.composition.drawing import check_strategy
@@ -108,7 +131,7 @@ def compose(
         write_plan(wanted, save_plan)
         typer.echo(save_plan)
         return
-    opened = open_plan_here(wanted, plan, adapters_dir or [], device, dtype)
+    opened = open_plan_here(wanted, plan, adapters_dir or [], device, dtype, scorer)
     if conflicts:
         from studio.composition.conflicts import conflict_report
 
@@ -116,8 +139,10 @@ def compose(
         typer.echo("\n".join(conflict_report(opened.scene).lines()))
     elif export is not None:
         _export(opened, export)
+    elif propose_layout is not None:
+        _propose(opened, propose_layout)
     else:
-        _draw(opened, output, batch_size, metadata, memory_limit)
+        _draw(opened, output, batch_size, metadata, memory_limit, preview, preview_every)
 
 
 def _export(opened: OpenedPlan, path: Path) -> None:
@@ -135,11 +160,45 @@ def _export(opened: OpenedPlan, path: Path) -> None:
     typer.echo(path)
 
 
-def _draw(opened: OpenedPlan, output: Path, batch_size: int, metadata: bool, memory_limit: str | None) -> None:
+def _propose(opened: OpenedPlan, path: Path) -> None:
+    """Write the plan with boxes, and a picture of them."""
+    from studio.composition.layout import propose_layout
+    from studio.composition.plan_files import write_plan
+    from studio.composition.strategies import strategy_named
+    from studio.pipelines.pictures import save_picture
+    from studio.workflows.composition_pictures import layout_picture
+
+    picture = path.with_suffix(".png")
+    if path == picture:
+        raise UserError(f"{path} would be a picture; name a plan, such as {path.with_suffix('.yaml')}.")
+    note(opened.scene.notes)
+    with progress() as on_step:
+        layout = propose_layout(opened.scene, on_step=on_step)
+    note(layout.notes)
+    plan = layout.plan
+    if not strategy_named(plan.strategy.name).uses_regions:
+        note([f"the strategy {plan.strategy.name} knows no regions; the new plan has lora-composer."])
+        plan = plan.model_copy(update={"strategy": type(plan.strategy)(name="lora-composer")})
+    write_plan(plan, path)
+    save_picture(picture, layout_picture(opened.scene.base, layout), None)
+    typer.echo(path)
+    typer.echo(picture)
+
+
+def _draw(
+    opened: OpenedPlan,
+    output: Path,
+    batch_size: int,
+    metadata: bool,
+    memory_limit: str | None,
+    preview: Path | None,
+    preview_every: int,
+) -> None:
     from studio.composition.drawing import compile_scene
     from studio.composition.thrift import Thrift
     from studio.pipelines.pictures import next_index
     from studio.workflows.compose import compose as draw_plan
+    from studio.workflows.composition_pictures import preview_writer
 
     compiled = compile_scene(opened.scene)
     note(compiled.notes)
@@ -151,11 +210,12 @@ def _draw(opened: OpenedPlan, output: Path, batch_size: int, metadata: bool, mem
         note(fitting.notes)
         thrift = fitting.thrift
     first = next_index(output)
+    watch = None if preview is None else preview_writer(opened.scene.base, preview, preview_every)
     pictures: list[ComposedPicture] = []
     written: list[Path] = []
     try:
         with progress() as on_step:
-            for batch in draw_plan(opened, compiled=compiled, batch_size=batch_size, thrift=thrift, on_step=on_step):
+            for batch in draw_plan(opened, compiled=compiled, thrift=thrift, on_step=on_step, on_preview=watch):
                 written += save_pictures(batch, output, first + len(pictures), metadata=metadata)
                 pictures += batch
         written += _sheet(pictures, output / f"{first:05d}-contact-sheet.png")

@@ -15,6 +15,8 @@ from studio.pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from studio.composition.plan import CompositionPlan
+    from studio.pipelines.base_model import BaseModel
+    from studio.workflows.calibrate import Calibrator
     from studio.workflows.compose import OpenedPlan
 
 PlanFile = Annotated[
@@ -68,6 +70,14 @@ Base = Annotated[
         show_default=False,
     ),
 ]
+StrengthUnit = Annotated[
+    str | None,
+    typer.Option(
+        help="What strengths mean: raw, as the file has it, or calibrated, the same measured effect for every kind of adapter; "
+        "see 'studio calibrate'.",
+        show_default=False,
+    ),
+]
 Setting = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy, such as method=ties.", show_default=False),
@@ -96,6 +106,7 @@ class Flags:
     base: str | None
     strategy: str | None = None
     settings: Sequence[str] = ()
+    strength_unit: str | None = None
 
 
 def plan_of(path: Path | None, flags: Flags) -> CompositionPlan:
@@ -108,6 +119,7 @@ def plan_of(path: Path | None, flags: Flags) -> CompositionPlan:
     width, height = parse_size(flags.size)
     given = {
         "prompt": flags.prompt,
+        "strength_unit": flags.strength_unit,
         "negative_prompt": flags.negative,
         "num_images": flags.num_images,
         "seed": flags.seed,
@@ -134,9 +146,17 @@ def plan_of(path: Path | None, flags: Flags) -> CompositionPlan:
 
 
 def open_plan_here(
-    plan: CompositionPlan, plan_file: Path | None, adapters_dirs: Sequence[Path], device: str, dtype: Precision
+    plan: CompositionPlan,
+    plan_file: Path | None,
+    adapters_dirs: Sequence[Path],
+    device: str,
+    dtype: Precision,
+    scorer: str = "guide",
 ) -> OpenedPlan:
-    """Check the plan's files and sampler, then load its base model and adapters, and say what is to be noted."""
+    """Check the plan's files and sampler, then load its base model and adapters, and say what is to be noted.
+
+    `scorer` measures the adapters of a plan with calibrated strengths.
+    """
     from studio.pipelines.base_model import load_base
     from studio.pipelines.denoising import scheduler_title
     from studio.workflows.compose import check_plan_files, open_plan
@@ -147,7 +167,17 @@ def open_plan_here(
     check_plan_files(plan, folders)
     place, weights = placement(device, dtype)
     base = _base_path(plan.base, plan_file)
-    return open_plan(plan, load_base(base, dtype=weights, device=place), folders)
+    model = load_base(base, dtype=weights, device=place)
+    return open_plan(plan, model, folders, _calibrator(plan, model, scorer))
+
+
+def _calibrator(plan: CompositionPlan, base: BaseModel, scorer: str) -> Calibrator | None:
+    if plan.strength_unit == "raw":
+        return None
+    from studio.pipelines.scoring import load_scorer
+    from studio.workflows.calibrate import Calibrator, calibrations_dir
+
+    return Calibrator(base, load_scorer(scorer), calibrations_dir(), say=say)
 
 
 def note(texts: Sequence[str]) -> None:

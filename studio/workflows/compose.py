@@ -15,12 +15,14 @@ from studio.composition.plan import CompositionPlan, Entry
 from studio.composition.plan_files import plan_values
 from studio.composition.scene import Scene, make_scene, naming
 from studio.composition.thrift import Thrift
+from studio.composition.views import OnPreview
 from studio.pipelines.adapters import load_adapter
 from studio.pipelines.base_files.content_hash import file_sha256
 from studio.pipelines.base_model import BaseModel
 from studio.pipelines.errors import AdapterFileError, MissingFileError, UserError
 from studio.pipelines.pictures import AdapterUse, PictureRecord, lora_short_hash
 from studio.pipelines.pictures.record import base_name
+from studio.workflows.calibrate import Calibrator, calibrator_by_guide
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +71,14 @@ def check_plan_files(plan: CompositionPlan, folders: Sequence[Path]) -> list[Pat
     return [_adapter_file(plan, index, folders) for index in range(len(plan.entries))]
 
 
-def open_plan(plan: CompositionPlan, base: BaseModel, folders: Sequence[Path] = (Path(),)) -> OpenedPlan:
-    """Find, check and load everything that `plan` names.
+def open_plan(
+    plan: CompositionPlan, base: BaseModel, folders: Sequence[Path] = (Path(),), calibrator: Calibrator | None = None
+) -> OpenedPlan:
+    """Find, check and load everything that `plan` names. Calibrated strengths become sliders, in the recipe too.
 
     Args:
         folders: where relative paths start from, the plan's own folder first.
+        calibrator: for calibrated strengths; by default the guide.
 
     Raises:
         UserError: a file is missing, broken or not the one the plan means; every sentence names the entry.
@@ -88,6 +93,9 @@ def open_plan(plan: CompositionPlan, base: BaseModel, folders: Sequence[Path] = 
     for index, path in enumerate(files):
         with naming(plan.title_of(index)):
             adapters.append(load_adapter(path))
+    if plan.strength_unit == "calibrated":
+        calibrator = calibrator_by_guide(base) if calibrator is None else calibrator
+        plan = calibrator.plan_with_raw_strengths(plan, adapters)
     scene = make_scene(plan, base, adapters, partial(_mask_file, folders=folders))
     return OpenedPlan(plan, scene, _recipe(plan, base, files, folders), tuple(map(_use, plan.entries, files)), tuple(files))
 
@@ -100,17 +108,21 @@ def compose(
     should_stop: Callable[[], bool] | None = None,
     compiled: Compiled | None = None,
     thrift: Thrift | None = None,
+    on_preview: OnPreview | None = None,
 ) -> Iterator[list[ComposedPicture]]:
     """The pictures of a plan with their records, a batch at a time.
 
     Args:
         thrift: ways to take less memory, with a batch size of their own.
         compiled: of `compile_scene(opened.scene)`, where it was made already.
+        on_preview: called after every step; it may raise `Cancelled`.
     """
     ready = compile_scene(opened.scene) if compiled is None else compiled
     records = picture_records(opened)
     done = 0
-    for images in draw_batches(ready, batch_size=batch_size, on_step=on_step, should_stop=should_stop, thrift=thrift):
+    for images in draw_batches(
+        ready, batch_size=batch_size, on_step=on_step, should_stop=should_stop, thrift=thrift, on_preview=on_preview
+    ):
         yield [ComposedPicture(image, records[done + number]) for number, image in enumerate(images)]
         done += len(images)
 
