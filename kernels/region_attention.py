@@ -25,15 +25,16 @@ class RegionPlan:
 
     Attributes:
         order: `[Q]` int64, the positions by region. inverse: back again.
-        runs: for each region that has positions its slice of `order`. sees: for each, the slices that it sees, neighbours joined.
-        allowed: `[Q, Q]` bool, the same as a mask, for the plain path.
+        runs: for each region that has positions its slice of `order`. seen: for each, the slices that it sees, neighbours joined.
+        owner, sees: what it was made from.
     """
 
     order: Tensor
     inverse: Tensor
     runs: tuple[slice, ...]
-    sees: tuple[tuple[slice, ...], ...]
-    allowed: Tensor
+    seen: tuple[tuple[slice, ...], ...]
+    owner: Tensor
+    sees: Tensor
 
     @classmethod
     def make(cls, owner: Tensor, sees: Tensor) -> RegionPlan:
@@ -46,12 +47,15 @@ class RegionPlan:
         slices = [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
         present = [index for index, count in enumerate(counts) if count]
         seen = tuple(_joined([slices[other] for other in present if bool(sees[index, other])]) for index in present)
-        allowed = sees.to(owner.device)[owner][:, owner]
-        return cls(order, inverse, tuple(slices[index] for index in present), seen, allowed)
+        return cls(order, inverse, tuple(slices[index] for index in present), seen, owner, sees)
+
+    def allowed(self) -> Tensor:
+        """The same as a mask for all pairs, bool `[Q, Q]`: what the plain path takes."""
+        return self.sees.to(self.owner.device)[self.owner][:, self.owner]
 
     def pairs(self) -> int:
         """How many (query, key) pairs are computed."""
-        return sum(_length(run) * sum(map(_length, seen)) for run, seen in zip(self.runs, self.sees, strict=True))
+        return sum(_length(run) * sum(map(_length, seen)) for run, seen in zip(self.runs, self.seen, strict=True))
 
 
 def region_attention(query: Tensor, key: Tensor, value: Tensor, plan: RegionPlan, attend: Attend | None = None) -> Tensor:
@@ -66,14 +70,14 @@ def region_attention(query: Tensor, key: Tensor, value: Tensor, plan: RegionPlan
     queries, keys, values = (tensor.index_select(2, plan.order) for tensor in (query, key, value))
     parts = [
         compute(queries[:, :, run], _taken(keys, seen), _taken(values, seen))
-        for run, seen in zip(plan.runs, plan.sees, strict=True)
+        for run, seen in zip(plan.runs, plan.seen, strict=True)
     ]
     return torch.cat(parts, dim=2).index_select(2, plan.inverse)
 
 
 def reference_region_attention(query: Tensor, key: Tensor, value: Tensor, plan: RegionPlan) -> Tensor:
     """The plain path: one mask for all pairs."""
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=plan.allowed)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=plan.allowed())
 
 
 def _joined(slices: Sequence[slice]) -> tuple[slice, ...]:

@@ -16,6 +16,7 @@ from studio.pipelines.adapters.routing import LeftOut
 from studio.pipelines.denoising.attention.backend import check_attention
 from studio.pipelines.denoising.attention.control import AttentionControl
 from studio.pipelines.denoising.attention.layers import attention_layers
+from studio.pipelines.denoising.attention.text_cache import cache_of
 from studio.pipelines.denoising.batching import areas_of, on_rows, other_part, text_part
 from studio.pipelines.denoising.denoiser import Denoiser
 from studio.pipelines.denoising.request import Branch
@@ -61,6 +62,7 @@ class PreparedPass:
             region_masks=tuple(masks[index] for index in self._with_text),
             isolation=branches[0].isolation,
             isolation_masks=tuple(masks),
+            cache=cache_of(denoiser.network) if keeps_text else None,
         )
 
     def report(self) -> tuple[LeftOut, ...]:

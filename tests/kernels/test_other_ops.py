@@ -74,7 +74,7 @@ def test_region_attention(owner: list[int]):
     torch.testing.assert_close(ours, plain)
     target = random(*plain.shape)
     torch.testing.assert_close(*(torch.autograd.grad((output * target).sum(), (query, key, value)) for output in (ours, plain)))
-    assert plan.pairs() == int(plan.allowed.sum())
+    assert plan.pairs() == int(plan.allowed().sum())
 
 
 def test_what_is_not_seen_reaches_no_bit():

@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from studio.kernels.region_attention import RegionPlan
+from studio.pipelines.adapters.projections import project
 from studio.pipelines.denoising.attention.backend import check_attention, has_plain_attention
 from studio.pipelines.denoising.attention.capture import AttentionMaps, Capture
+from studio.pipelines.denoising.attention.choice import attend_of
 from studio.pipelines.denoising.attention.layers import AttentionLayer, attention_layers
 from studio.pipelines.denoising.attention.regions import Isolation, owners, shares
+from studio.pipelines.denoising.attention.text_cache import TextCache, hash_of, text_key
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of a text in one layer, `[B, T, C]` each."""
@@ -29,6 +33,7 @@ class AttentionControl:
             compute them every time.
         region_masks: of the regions that have words (or keys and values) of their own; region_text: these, by layer.
         isolation: who sees whom, and isolation_masks: the regions that it is about.
+        cache: keys and values of earlier generations.
     """
 
     size: tuple[int, int]
@@ -37,11 +42,27 @@ class AttentionControl:
     region_text: dict[str, list[KeyValue]] = field(default_factory=dict)
     isolation: Isolation | None = None
     isolation_masks: tuple[Tensor, ...] = ()
+    cache: TextCache | None = None
 
     def __post_init__(self) -> None:
         self._shares: dict[tuple[int, int], list[tuple[Tensor, Tensor] | None]] = {}
         self._views: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         self._cells: dict[tuple[int, int], list[tuple[Tensor, Tensor] | None]] = {}
+        self._hashed: tuple[Tensor, str] | None = None
+        self._plans: dict[tuple[int, int], RegionPlan] = {}
+
+    def kept_text(self, attention: Any, layer: str, text: Tensor) -> KeyValue:
+        """Keys and values of one layer, from an earlier generation where they are the same."""
+        if self._hashed is None or self._hashed[0] is not text:
+            self._hashed = (text, "" if self.cache is None or text.is_meta else hash_of(text))
+        key = text_key(attention, layer, self._hashed[1]) if self.cache is not None and self._hashed[1] else None
+        found = None if self.cache is None or key is None else self.cache.get(key)
+        if found is None:
+            keys, values = project(attention, ("to_k", "to_v"), text)
+            found = (keys.detach(), values.detach())
+            if self.cache is not None and key is not None:
+                self.cache.put(key, found)
+        return found
 
     def places(self, grid: tuple[int, int], device: torch.device) -> list[tuple[Tensor, Tensor] | None]:
         """For the pass's text and then each region: the positions that read it, `[n]`, and how much of it, `[n, 1]`."""
@@ -70,6 +91,14 @@ class AttentionControl:
                 if own.any()
             ]
         return self._views[grid]
+
+    def plan(self, grid: tuple[int, int], device: torch.device) -> RegionPlan:
+        """The same as an order of the positions in which what is seen stands together."""
+        if grid not in self._plans:
+            assert self.isolation is not None
+            owner = owners(self.isolation_masks, *grid).flatten().to(device)
+            self._plans[grid] = RegionPlan.make(owner, self.isolation.sees(len(self.isolation_masks)))
+        return self._plans[grid]
 
     def _found_cells(self, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
         """Where the masks are, which may be another device than the denoiser's."""
@@ -133,7 +162,7 @@ def attention_control(unet: Any, control: AttentionControl, captures: Sequence[C
                 continue
             restore.callback(setattr, module, "processor", module.processor)
             make = CrossAttention if layer.kind == "cross" else SelfAttention
-            module.processor = make(layer, control, wanted)
+            module.processor = make(layer, control, wanted, attend_of(module))
         yield
 
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from studio.kernels.attention_map import attention_map
-from studio.pipelines.adapters.projections import project, project_out, split_heads
+from studio.kernels.region_attention import region_attention
+from studio.pipelines.adapters.projections import Attend, project, project_out, split_heads
 from studio.pipelines.denoising.attention.control import AttentionControl, Captured, KeyValue
 from studio.pipelines.denoising.attention.layers import AttentionLayer
 
@@ -23,10 +24,17 @@ from studio.pipelines.denoising.attention.layers import AttentionLayer
 class CrossAttention:
     """Positions read words: the pass's, or their region's, from keys and values that may be there already."""
 
-    def __init__(self, layer: AttentionLayer, control: AttentionControl, captures: Sequence[Captured]) -> None:
+    def __init__(
+        self,
+        layer: AttentionLayer,
+        control: AttentionControl,
+        captures: Sequence[Captured],
+        attend: Attend = F.scaled_dot_product_attention,
+    ) -> None:
         self.layer = layer
         self.control = control
         self.captures = captures
+        self.attend = attend
 
     def __call__(
         self,
@@ -46,7 +54,7 @@ class CrossAttention:
         if regions:
             output = self._by_region(query, [own, *regions])
         else:
-            output = F.scaled_dot_product_attention(query, own[0], own[1], attn_mask=None, dropout_p=0.0, is_causal=False)
+            output = self.attend(query, own[0], own[1])
         grid = self.layer.grid(*self.control.size)
         for captured in self.captures:
             rows, capture = captured.rows, captured.capture
@@ -66,8 +74,7 @@ class CrossAttention:
             return key, value
         if self.layer.name not in known:
             # They depend on no latents, so a gradient with respect to those does not pass here.
-            key, value = project(attn, ("to_k", "to_v"), text)
-            known[self.layer.name] = (key.detach(), value.detach())
+            known[self.layer.name] = self.control.kept_text(attn, self.layer.name, text)
         return known[self.layer.name]
 
     def _by_region(self, query: Tensor, texts: Sequence[tuple[Tensor, ...]]) -> Tensor:
@@ -78,7 +85,7 @@ class CrossAttention:
             if at_and_share is None:
                 continue
             at, share = at_and_share
-            part = F.scaled_dot_product_attention(query.index_select(2, at), key, value)
+            part = self.attend(query.index_select(2, at), key, value)
             output = output.index_add(2, at, share.to(part.dtype) * part)
         return output
 
@@ -86,10 +93,17 @@ class CrossAttention:
 class SelfAttention:
     """Positions read those positions that they may see."""
 
-    def __init__(self, layer: AttentionLayer, control: AttentionControl, captures: Sequence[Captured]) -> None:
+    def __init__(
+        self,
+        layer: AttentionLayer,
+        control: AttentionControl,
+        captures: Sequence[Captured],
+        attend: Attend = F.scaled_dot_product_attention,
+    ) -> None:
         self.layer = layer
         self.control = control
         self.captures = captures
+        self.attend = attend
 
     def __call__(
         self,
@@ -105,14 +119,9 @@ class SelfAttention:
         query, key, value = (split_heads(part, attn.heads) for part in parts)
         grid = self.layer.grid(*self.control.size)
         if self.control.isolation is None:
-            output = F.scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False)
+            output = self.attend(query, key, value)
         else:
-            output = torch.zeros_like(query)
-            for places, seen in self.control.views(grid, query.device):
-                part = F.scaled_dot_product_attention(
-                    query.index_select(2, places), key.index_select(2, seen), value.index_select(2, seen)
-                )
-                output = output.index_copy(2, places, part)
+            output = region_attention(query, key, value, self.control.plan(grid, query.device), self.attend)
         for captured in self.captures:
             rows = captured.rows
             allowed = self.control.allowed(grid, query.device)
