@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from studio.evals.interleaved import Arm, Session, measure
 from studio.evals.peers_arms import (
     FACTOR,
     RANK,
@@ -33,6 +32,7 @@ from studio.evals.peers_arms import (
     peer_lora_config,
 )
 from studio.evals.tables import Table, write_table
+from studio.kernels.bench.interleaved import Arm, Session, measure
 from studio.pipelines.files import atomic_write_json
 from studio.training.config import RunConfig
 from studio.training.hardware import make_accelerator

@@ -21,7 +21,7 @@ from peft import LoKrConfig, LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from studio.evals.interleaved import Arm
+from studio.kernels.bench.interleaved import Arm
 from studio.pipelines.base_model import BaseModel, TextCondition
 from studio.pipelines.families import SD15
 from studio.training.config import load_config, resolve_defaults

@@ -11,9 +11,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from studio.evals.interleaved import Session, measure, measure_session, ratio_of
 from studio.evals.peers import OUR_KRON, OUR_LORA, PEER_KRON, PEER_LORA, check_same_work, make_arms, run_bench
 from studio.evals.peers_arms import Size15, peer_lora_config
+from studio.kernels.bench.interleaved import Session, measure, measure_session, ratio_of
 from studio.pipelines.adapters import Route, new_lora, patched
 from studio.pipelines.families import SDXL
 from tests.support.counting import Cost, count
@@ -64,7 +64,7 @@ def test_a_control_off_by_more_than_3_percent_throws_the_session_away(control: f
 def test_a_session_is_repeated_until_the_control_holds(monkeypatch: pytest.MonkeyPatch):
     controls = iter((1.2, 0.9, 1.01, 1.0))
     monkeypatch.setattr(
-        "studio.evals.interleaved.measure_session",
+        "studio.kernels.bench.interleaved.measure_session",
         lambda *arguments, **settings: Session({}, ratio_of((next(controls),), (1.0,))),
     )
     seen: list[Session] = []
