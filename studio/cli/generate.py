@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from studio.cli import drawing_options as options
-from studio.cli.drawing import Precision, adapter_uses, check_files, draw, note_surprises, placement
+from studio.cli.drawing import Precision, adapter_uses, check_files, draw, note_surprises, placement, say
 from studio.pipelines.errors import UserError
 
 _SIZE = re.compile(r"(\d+)(?:\s*[x×*]\s*(\d+))?", re.IGNORECASE)
@@ -43,6 +43,7 @@ def generate(
     batch_size: options.BatchSize = 4,
     device: options.Device = "auto",
     dtype: options.Dtype = Precision.AUTO,
+    attention: options.Attention = "auto",
     metadata: options.Metadata = True,
 ) -> None:
     """Make pictures from prompts, with or without adapters.
@@ -64,6 +65,7 @@ def generate(
     from studio.pipelines.adapters import Route, load_adapter
     from studio.pipelines.base_model import load_base
     from studio.pipelines.denoising import scheduler_title
+    from studio.pipelines.denoising.attention.choice import attention_backend, choose_attention
     from studio.pipelines.generation import GenerationRequest
 
     if scheduler is not None:
@@ -85,7 +87,11 @@ def generate(
     routes = [Route(each.to(place, weights), strength) for each, (_, strength) in zip(adapters, named, strict=True)]
     note_surprises(model, request, routes)
     uses = adapter_uses(named) if metadata else None
-    draw(model, request, routes, uses, output, batch_size)
+    backend = choose_attention(attention, place, weights)
+    if backend.note:
+        say(f"note: {backend.note}")
+    with attention_backend(model.unet, backend):
+        draw(model, request, routes, uses, output, batch_size)
 
 
 def parse_size(text: str | None) -> tuple[int | None, int | None]:

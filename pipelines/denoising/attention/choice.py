@@ -7,7 +7,6 @@ right numbers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,9 +22,6 @@ from studio.pipelines.errors import UserError
 
 BackendName = Literal["auto", "sdpa", "flex", "xformers"]
 NAMES: tuple[BackendName, ...] = get_args(BackendName)
-
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, eq=False)
 class Backend:
@@ -57,8 +53,7 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> Bac
     reason = why_not(name, device, dtype)
     if not reason:
         return Backend(name, attend)
-    note = f"{name} attention is not available: {reason}; torch's own is used instead."
-    _log.warning(note)
+    note = f"{name} attention is not available here ({reason}); torch's own is used."
     return Backend("sdpa", None, note)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -99,20 +98,16 @@ class TestBackends:
         with pytest.raises(UserError, match=r"no attention backend 'flash'; choose one of auto, sdpa, flex, xformers"):
             choose_attention("flash", CPU, torch.float32)
 
-    def test_one_that_cannot_compute_here_says_so_once_and_torchs_own_serves(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ):
+    def test_one_that_cannot_compute_here_says_so_in_one_line_and_torchs_own_serves(self, monkeypatch: pytest.MonkeyPatch):
         def broken(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             raise NotImplementedError("No operator found for `memory_efficient_attention_forward` with inputs:\n  device=cpu")
 
         monkeypatch.setattr(choice, "_xformers", broken)
         choice.why_not.cache_clear()
-        with caplog.at_level(logging.WARNING):
-            backend = choose_attention("xformers", CPU, torch.float32)
+        backend = choose_attention("xformers", CPU, torch.float32)
         choice.why_not.cache_clear()
         assert backend.name == "sdpa" and backend.attend is None
-        assert "xformers attention is not available: NotImplementedError: No operator found" in backend.note
-        assert [record.message for record in caplog.records] == [backend.note]
+        assert "xformers attention is not available here (NotImplementedError: No operator found" in backend.note
         assert "\n" not in backend.note
 
     def test_one_that_computes_something_else_is_not_taken(self, monkeypatch: pytest.MonkeyPatch):
