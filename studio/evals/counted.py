@@ -15,7 +15,7 @@ import torch
 from peft import LoKrConfig, LoraConfig
 from torch import Tensor
 
-from studio.evals.full_size import FEED_FORWARD_AND_PROJECTIONS, SDXL_UNET, FullSize
+from studio.evals.counted_models import FEED_FORWARD_AND_PROJECTIONS, SDXL_UNET, FullSize
 from studio.evals.tables import Cell, Table
 from studio.kernels.bench.counting import Cost, count
 from studio.kernels.sparse_update import state_bytes
