@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,10 @@ def read_picture(path: Path) -> PictureFacts:
     if not path.is_file():
         raise MissingFileError(f"There is no picture at {path}.")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a size of our own is checked right below
+            opened = Image.open(path)
+        with opened as image:
             size = image.size
             if size[0] * size[1] > MAX_PIXELS:
                 raise ImageError(f"{path} has {size[0]}x{size[1]} pixels, which is too many.")
