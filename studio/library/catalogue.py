@@ -29,7 +29,7 @@ class ItemFilter:
 
     Attributes:
         words: full text: names, trigger words, tags, notes, prompts. Each word's beginning is enough; all must be there.
-        tags: all of them. in_trash: those in the trash instead of the others.
+        tags: all of them. owners: any of them. in_trash: those in the trash instead of the others.
     """
 
     kind: str | None = None
@@ -39,6 +39,7 @@ class ItemFilter:
     type: str | None = None
     favourite: bool | None = None
     owner: str | None = None
+    owners: Sequence[str] | None = None
     missing: bool | None = None
     in_trash: bool = False
 
@@ -227,6 +228,9 @@ def _where(wanted: ItemFilter) -> tuple[list[str], list[object]]:
         if value is not None:
             clauses.append(f"{column} = ?")
             values.append(int(value) if isinstance(value, bool) else value)
+    if wanted.owners is not None:
+        clauses.append(f"owner IN ({', '.join('?' * len(wanted.owners))})")
+        values.extend(wanted.owners)
     for tag in wanted.tags:
         clauses.append("id IN (SELECT item FROM item_tags WHERE tag = ?)")
         values.append(tag)

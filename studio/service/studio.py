@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,12 @@ class Studio:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def for_owner(self, owner: str) -> Studio:
+        """This studio for another owner; both have the same databases open, and one `close` is enough."""
+        other = copy.copy(self)
+        other.owner = owner
+        return other
 
     # ---------------------------------------------------------------------------------------------------------- ask for
 
