@@ -157,13 +157,26 @@ class JobFolder:
 
     def log_tail(self, num_lines: int = 20) -> str:
         """The last lines of the log."""
+        return tail(self.log, num_lines)
+
+    def add_to_log(self, text: str) -> None:
+        """Add lines to the log; a disk that is full does not hinder what comes after."""
         try:
-            with self.log.open("rb") as stream:
-                stream.seek(max(0, os.fstat(stream.fileno()).st_size - 65_536))
-                lines = stream.read().decode("utf-8", "replace").splitlines()
+            with self.log.open("a", encoding="utf-8") as stream:
+                stream.write(text.rstrip() + "\n" if text.strip() else "")
         except OSError:
-            return ""
-        return "\n".join(lines[-num_lines:])
+            return
+
+
+def tail(path: Path, num_lines: int) -> str:
+    """The last lines of a text file; "" if there is none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - 65_536))
+            lines = stream.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-num_lines:])
 
 
 def _event(line: bytes, number: int) -> Event | None:

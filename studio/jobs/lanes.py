@@ -19,6 +19,7 @@ from studio.jobs import claims
 from studio.jobs.attending import Running
 from studio.jobs.claims import Claimant
 from studio.jobs.devices import child_environment
+from studio.jobs.folder import tail
 from studio.jobs.job import Job
 from studio.jobs.processes import end_group, is_alive, started_at
 from studio.jobs.specs import DRAWING_KINDS
@@ -269,7 +270,7 @@ class RenderLane:
 
     def _died(self) -> None:
         """The warm process is gone: the jobs it was drawing are begun again, one at a time; those that only waited in its hands
-        have no part in it."""
+        have no part in it. If it went before it touched any, all of them count: it may not come up at all."""
         assert self._child is not None
         code = self._child.wait()
         self._child = None
@@ -279,7 +280,10 @@ class RenderLane:
         if self.running:
             log.warning("the warm process ended with code %d and had %d jobs in hand", code, len(self.running))
         for running in list(self.running.values()):
-            ended = running.settle(self.store, worker_is_leaving=running.job.id not in self._touched)
+            blameless = bool(self._touched) and running.job.id not in self._touched
+            if not blameless:
+                running.folder.add_to_log(tail(self._log_path, 20))
+            ended = running.settle(self.store, worker_is_leaving=blameless)
             log.info("%s: %s", running.job.id, "its claim was lost" if ended is None else ended.state)
         self.running.clear()
 

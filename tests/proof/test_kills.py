@@ -250,6 +250,7 @@ def test_a_job_that_brings_its_process_down_fails_alone(studio: Studio, base: Pa
         failed = studio.job(poison.id)
         assert (failed.state, failed.attempt) == (State.FAILED, 3)
         assert "begun 3 times" in failed.error
+        assert "graphics driver" in studio.log(poison.id)
         assert studio.wait(innocent.id, 300).state == State.SUCCEEDED
         worker.stop()
         worker = BackgroundWorker(studio.home.root, "--until-empty")
