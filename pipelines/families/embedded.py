@@ -118,7 +118,7 @@ EMBEDDED = ModelFamily(
     attention_targets=ATTENTION,
     adapter_targets=any_of(ATTENTION, FEED_FORWARD, PROJECTIONS, RESNET_CONVOLUTIONS),
     text_encoder_targets=any_of(TEXT_ATTENTION, TEXT_FEED_FORWARD),
-    # As `studio probe-blocks` found on the weights of 138,048 pictures; a `block_probe.json` beside the weights is stronger.
+    # As `studio probe-blocks` found; its `block_probe.json` beside the weights is stronger.
     content_block="up_blocks.2.attentions.0",
     style_block="up_blocks.2.attentions.1",
     method_train={"b-lora": B_LORA, "diffusekrona": DIFFUSEKRONA, "sara": SARA},
