@@ -15,7 +15,7 @@ DAY_SECONDS = 86_400
 def build_pages(studio: Studio, settings: UiSettings) -> gr.Blocks:
     """Every page of `PAGES`; the first one is at the root."""
     with gr.Blocks(
-        title="Diffusion Customization Studio", analytics_enabled=False, delete_cache=(DAY_SECONDS, DAY_SECONDS)
+        title="Diffusion Customization Studio", analytics_enabled=False, fill_width=True, delete_cache=(DAY_SECONDS, DAY_SECONDS)
     ) as app:
         _page(studio, settings, 0)
     for number, page in enumerate(PAGES[1:], start=1):

@@ -21,6 +21,9 @@ from studio.ui.media import media_router
 from studio.ui.settings import LOOPBACK, UiSettings, the_local_person
 from studio.ui.strings import translations
 
+HANDLERS = 8
+"""How many handlers of one kind run at the same time: they only write rows and read the disk."""
+
 _UPLOADS = "GRADIO_TEMP_DIR"
 
 
@@ -34,7 +37,7 @@ def create_app(studio: Studio, settings: UiSettings | None = None) -> FastAPI:
     refuse_strangers(settings)
     os.environ.setdefault(_UPLOADS, tempfile.mkdtemp(prefix="studio-uploads-"))
     app = FastAPI(title="Diffusion Customization Studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
-    app.state.studio = studio
+    app.state.studio, app.state.settings = studio, settings
     add_guards(app, settings)
     app.include_router(media_router(studio), dependencies=[Depends(_known_person(settings))])
 
@@ -43,7 +46,7 @@ def create_app(studio: Studio, settings: UiSettings | None = None) -> FastAPI:
         return {"status": "ok"}
 
     pages = build_pages(studio, settings)
-    pages.queue(default_concurrency_limit=settings_concurrency(), max_size=256)
+    pages.queue(default_concurrency_limit=HANDLERS, max_size=256)
     return gr.mount_gradio_app(
         app,
         pages,
@@ -70,11 +73,6 @@ def create_app(studio: Studio, settings: UiSettings | None = None) -> FastAPI:
     )
 
 
-def settings_concurrency() -> int:
-    """How many handlers of one kind run at the same time: they only write rows and read the disk."""
-    return 8
-
-
 def refuse_strangers(settings: UiSettings) -> None:
     """`UserError` for an address that others can reach while everybody is taken for the local person."""
     if settings.host not in LOOPBACK and settings.person is the_local_person:
@@ -97,11 +95,13 @@ def _known_person(settings: UiSettings):  # type: ignore[no-untyped-def]  # noqa
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Read what takes long to import before somebody waits for it."""
-    studio: Studio = app.state.studio
-    threading.Thread(target=_warm_up, args=(studio,), daemon=True).start()
+    threading.Thread(target=_warm_up, args=(app.state.studio, app.state.settings), daemon=True).start()
     yield
 
 
-def _warm_up(studio: Studio) -> None:
-    with contextlib.suppress(Exception):  # only for speed; whoever needs it hears of what is wrong
+def _warm_up(studio: Studio, settings: UiSettings) -> None:
+    """Go on with what was left undone, and read early what takes long to import; whoever needs it hears of what is wrong."""
+    with contextlib.suppress(Exception):
+        if settings.worker and (studio.queue() or studio.store.running()):
+            studio.ensure_worker()
         studio.strategies()

@@ -59,7 +59,8 @@ function draw() {
     }
     const colour = COLOURS[number % COLOURS.length];
     node.style.borderColor = colour;
-    node.style.background = `${colour}2e`;
+    node.style.background = value.plain ? 'none' : `${colour}2e`;
+    node.style.boxShadow = value.plain ? '0 0 0 999px rgba(18,21,28,.45)' : '';
     node.style.zIndex = String(10 + (one.z || 0) + (number === value.active ? 50 : 0));
     node.classList.toggle('on', number === value.active);
     node.querySelector('span').textContent = one.name;

@@ -17,7 +17,7 @@ from studio.ui.parts.widgets import board, html
 from studio.ui.settings import UiSettings
 from studio.ui.strings import Words, label, words_for
 
-FIRST_TEXT = "a red cat in the snow --n 2\na {blue|green} robot on the beach\n"
+FIRST_TEXT = "a red cat in the snow --num_images 2 --seed 7\na {blue|green} robot on the beach\n"
 MOST_SHOWN = 40
 FORMS = ("txt", "yaml", "csv", "jsonl")
 _QUIET = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -105,7 +105,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
             said = attempt(lambda: (studio.retry(target), start_worker(studio, settings)))
         return (*look(wanted, None, request), said)
 
-    preview.click(expanded, [text, form, sent], expansion, **_QUIET)
+    gr.on([preview.click, text.blur, form.change, sent.change], expanded, [text, form, sent], expansion, **_QUIET)
     go.click(batch, [text, form, sent], [job_id, told], api_name="batch").then(look, job_id, outputs, **_QUIET)
     card.pick(do, job_id, [*outputs, told], **_QUIET)
     refresh(tick, outputs, inputs=[job_id, seen], every=2.0)

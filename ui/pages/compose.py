@@ -37,24 +37,24 @@ def build(studio: Studio, settings: UiSettings) -> None:
                 html(card_head("adapters"))
                 picker = adapter_picker("compose-adapters")
                 nothing = html()
+            with gr.Column(elem_classes="card"):
+                html(card_head("strategy_title"))
+                strategy = gr.Dropdown([FIRST_STRATEGY], value=FIRST_STRATEGY, label=label("strategy"), elem_id="strategy")
+                when = html(elem_id="strategy-when")
+                with gr.Row():
+                    num_images = gr.Number(label=label("num_images"), value=1, precision=0, minimum=1, maximum=64, min_width=90)
+                    seed = gr.Number(label=label("seed"), value=7, precision=0, minimum=0, min_width=110)
+                    steps = gr.Number(
+                        label=label("denoising_steps"), value=30, precision=0, minimum=1, maximum=1000, min_width=90
+                    )
+                go = gr.Button(label("compose_go"), variant="primary", size="lg", elem_id="compose-go")
+                with gr.Row():
+                    conflicts = gr.Button(label("conflicts_go"), size="sm", elem_id="conflicts-go")
+                    compare = gr.Button(label("compare_go"), size="sm", elem_id="compare-go")
+                chosen = gr.Dropdown([], value=[], multiselect=True, label=label("compare_which"), info=label("compare_info"))
+                told = html(elem_id="compose-told")
         with gr.Column():
             place = build_place()
-    with gr.Row(elem_classes="two even"):
-        with gr.Column(elem_classes="card"):
-            html(card_head("strategy_title"))
-            strategy = gr.Dropdown([FIRST_STRATEGY], value=FIRST_STRATEGY, label=label("strategy"), elem_id="strategy")
-            when = html(elem_id="strategy-when")
-            with gr.Row():
-                num_images = gr.Number(label=label("num_images"), value=1, precision=0, minimum=1, maximum=64, min_width=90)
-                seed = gr.Number(label=label("seed"), value=7, precision=0, minimum=0, min_width=110)
-                steps = gr.Number(label=label("denoising_steps"), value=30, precision=0, minimum=1, maximum=1000, min_width=90)
-            go = gr.Button(label("compose_go"), variant="primary", size="lg", elem_id="compose-go")
-            with gr.Row():
-                conflicts = gr.Button(label("conflicts_go"), size="sm", elem_id="conflicts-go")
-                compare = gr.Button(label("compare_go"), size="sm", elem_id="compare-go")
-            chosen = gr.Dropdown([], value=[], multiselect=True, label=label("compare_which"), info=label("compare_info"))
-            told = html(elem_id="compose-told")
-        with gr.Column():
             results = build_results(studio, settings, KINDS, "compose")
     form = [prompt, negative, picker, place.canvas, place.words, strategy, num_images, seed, steps]
 

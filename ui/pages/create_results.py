@@ -14,7 +14,6 @@ from studio.jobs.job import ENDED, Job
 from studio.service import JobFilter, Studio
 from studio.ui.parts.asking import attempt, latest, start_worker
 from studio.ui.parts.html import act, card_head, empty, job_card, note, table, tile
-from studio.ui.parts.progress import seconds_left
 from studio.ui.parts.timing import refresh
 from studio.ui.parts.widgets import board, html
 from studio.ui.settings import UiSettings
@@ -57,7 +56,7 @@ def build_results(
             return (gr.skip(),) * len(outputs)
         asked = studio.request(job.id).spec
         total = _total(asked)
-        html = job_card(job, words, seconds_left=seconds_left(studio, job), actions=_actions(job, words))
+        html = job_card(job, words, actions=_actions(job, words))
         tiles = [_tile(job, number, path, words) for number, path in enumerate(shown.pictures)]
         waiting = max(0, total - len(tiles)) if job.state not in ENDED else 0
         tiles += ['<span class="pic" aria-hidden="true"></span>'] * min(waiting, 24)

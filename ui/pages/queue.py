@@ -11,7 +11,6 @@ from studio.jobs.job import AT_WORK, ENDED, Job
 from studio.service import JobFilter, State, Studio
 from studio.ui.parts.asking import attempt, start_worker
 from studio.ui.parts.html import act, ago, card_head, empty, job_card, link, note
-from studio.ui.parts.progress import seconds_left
 from studio.ui.parts.timing import refresh
 from studio.ui.parts.widgets import board, html
 from studio.ui.settings import UiSettings
@@ -109,9 +108,7 @@ def _head(studio: Studio, paused: bool, words: Words) -> str:
 def _now(studio: Studio, running: list[Job], waiting: list[Job], words: Words) -> str:
     if not running and not waiting:
         return empty(words("queue_empty"), words("queue_empty_hint"), link("/create", words("make_one"), main=True))
-    cards = [
-        job_card(job, words, seconds_left=seconds_left(studio, job), actions=_running_actions(job, words)) for job in running
-    ]
+    cards = [job_card(job, words, actions=_running_actions(job, words)) for job in running]
     cards += [
         job_card(job, words, actions=_waiting_actions(job, number, words)) for number, job in enumerate(waiting[:MOST_WAITING])
     ]

@@ -7,7 +7,6 @@ import gradio as gr
 from studio.jobs.job import AT_WORK
 from studio.service import ItemFilter, JobFilter, Kind, Studio
 from studio.ui.parts.html import card_head, empty, item_tile, job_card, link
-from studio.ui.parts.progress import seconds_left
 from studio.ui.parts.timing import refresh
 from studio.ui.parts.widgets import board, html
 from studio.ui.settings import UiSettings
@@ -54,7 +53,7 @@ def _now(studio: Studio, words: Words) -> str:
     running = studio.jobs(JobFilter(states=tuple(AT_WORK)), limit=3)
     if not running:
         return ""
-    cards = "".join(job_card(job, words, seconds_left=seconds_left(studio, job)) for job in running)
+    cards = "".join(job_card(job, words) for job in running)
     return f'<div class="card" style="display:grid;gap:14px"><h2 class="card-title">{words("start_now")}</h2>{cards}</div>'
 
 

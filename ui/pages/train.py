@@ -51,9 +51,9 @@ def build(studio: Studio, settings: UiSettings) -> None:
                     base = gr.Textbox(label=label("base"), info=label("base_info"), value="embedded")
                     method = gr.Dropdown([(label("by_goal"), ""), *METHODS], value="", label=label("method"))
                     with gr.Row():
-                        steps = gr.Number(label=label("steps"), precision=0, minimum=1, value=None)
-                        rank = gr.Number(label=label("rank"), precision=0, minimum=1, value=None)
-                        rate = gr.Number(label=label("learning_rate"), minimum=0, value=None)
+                        steps = gr.Number(label=label("steps"), info=label("zero_is_default"), precision=0, minimum=0, value=0)
+                        rank = gr.Number(label=label("rank"), info=label("zero_is_default"), precision=0, minimum=0, value=0)
+                        rate = gr.Number(label=label("learning_rate"), minimum=0, value=0, info=label("zero_is_default"))
                     more = gr.Textbox(label=label("more_settings"), info=label("more_settings_info"), lines=3)
                 start = gr.Button(label("train_start"), variant="primary", size="lg", elem_id="train-start")
                 told = html(elem_id="train-told")
@@ -63,7 +63,8 @@ def build(studio: Studio, settings: UiSettings) -> None:
 
     def wishes(values: tuple[Any, ...]) -> TrainingWishes:
         names = ("class_noun", "token", "goal", "effort", "base", "method", "steps", "rank", "learning_rate", "more")
-        return TrainingWishes(**dict(zip(names, values, strict=True)))
+        given = dict(zip(names, values, strict=True))
+        return TrainingWishes(**{name: value for name, value in given.items() if value is not None})  # an empty field is None
 
     def show_estimate(request: gr.Request, draft_id: str | None, *values: Any) -> str:
         words = words_for(request)

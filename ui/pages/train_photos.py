@@ -164,6 +164,7 @@ def _crop_value(draft: Draft, photo: str, look: PhotoLook, box: Box | None) -> d
     return {
         "boxes": [{"name": photo, "box": list(whole)}],
         "active": 0,
+        "plain": True,
         "background": f"/media/drafts/{draft.id}/{photo}/original",
         "aspect": look.width / look.height,
     }

@@ -13,7 +13,6 @@ from studio.jobs.job import Job
 from studio.service import JobFilter, Studio
 from studio.ui.parts.asking import attempt, latest, start_worker
 from studio.ui.parts.html import act, card_head, empty, job_card, link
-from studio.ui.parts.progress import seconds_left
 from studio.ui.parts.timing import refresh
 from studio.ui.parts.training_run import curves, digest, run_view, sample_rows, verdict
 from studio.ui.parts.widgets import board, html
@@ -61,7 +60,7 @@ def build_run(studio: Studio, settings: UiSettings) -> Run:
         if state == known:
             return (gr.skip(),) * len(outputs)
         there = gr.update(visible=bool(view.metrics) or bool(view.samples))
-        card_html = job_card(job, words, seconds_left=seconds_left(studio, job), actions=_actions(studio, job, words))
+        card_html = job_card(job, words, actions=_actions(studio, job, words))
         return (
             job.id, state, card_html + _others(studio, job, words), verdict(view, words),
             there, curves(view, words, logarithmic=log), there, sample_rows(view, words),

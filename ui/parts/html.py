@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from html import escape
@@ -9,6 +10,11 @@ from html import escape
 from studio.jobs.job import ENDED, Job
 from studio.library.item import Item
 from studio.ui.strings import Words, translated
+
+LEAST_SHARE = 0.03
+"""Before that much is done, nothing is said about the time left."""
+
+_COUNT = re.compile(r"[\d.]+ of \d")
 
 
 def note(text: str, kind: str = "") -> str:
@@ -61,25 +67,33 @@ def state_pill(job: Job, words: Words) -> str:
     return f'<span class="pill {state}">{words(f"state_{state}")}</span>'
 
 
-def job_card(job: Job, words: Words, *, seconds_left: float | None = None, actions: str = "") -> str:
-    """Title, state, progress, the last message or the error."""
+def job_card(job: Job, words: Words, *, actions: str = "") -> str:
+    """Title, state, progress, time left, the last message or the error."""
     share = 1.0 if job.state == "succeeded" else min(1.0, max(0.0, job.progress))
     percent = round(100 * share)
-    say = job.error if job.state == "failed" else job.message
-    left = f" · {words('time_left', time=clock(seconds_left))}" if seconds_left and job.state == "running" else ""
-    meter = (
-        f'<div class="meter" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" '
-        f'aria-label="{escape(job.title[:80])}"><i style="width:{percent}%"></i></div>'
-        if job.state not in ("failed", "canceled")
-        else ""
-    )
-    text = f'<p class="say">{percent} %{left}{" · " if say else ""}{escape(say)}</p>' if job.state == "running" else ""
-    if not text and say:
-        text = note(say, "bad") if job.state == "failed" else f'<p class="say">{escape(say)}</p>'
-    return (
-        f'<div class="job"><div class="top"><span class="name">{escape(job.title[:160])}</span>{state_pill(job, words)}</div>'
-        f'{meter}{text}<div class="actions">{actions}</div></div>'
-    )
+    parts = [f'<div class="top"><span class="name">{escape(job.title[:160])}</span>{state_pill(job, words)}</div>']
+    if job.state not in ("failed", "canceled"):
+        parts.append(
+            f'<div class="meter" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" '
+            f'aria-label="{escape(job.title[:80])}"><i style="width:{percent}%"></i></div>'
+        )
+    if job.state == "failed":
+        parts.append(note(job.error, "bad"))
+    elif job.state == "running":
+        parts.append(f'<p class="say">{percent} %{_left(job, share, words)}</p>')
+    if job.message and not _COUNT.match(job.message) and job.state != "failed":
+        parts.append(f'<p class="say">{escape(job.message)}</p>')
+    if actions:
+        parts.append(f'<div class="actions">{actions}</div>')
+    return f'<div class="job">{"".join(parts)}</div>'
+
+
+def _left(job: Job, share: float, words: Words) -> str:
+    """The time left, as it went so far; nothing at the very beginning."""
+    if job.started is None or share < LEAST_SHARE:
+        return ""
+    spent = time.time() - job.started
+    return f" · {words('time_left', time=clock(spent * (1.0 - share) / share))}"
 
 
 def tile(act_name: str, item_id: str, source: str, title: str, under: str = "", *, pressed: bool = False, badge: str = "") -> str:
