@@ -9,6 +9,7 @@ import typer
 
 from studio.cli.eval_composition import composition_command
 from studio.cli.eval_concept import concept_command
+from studio.cli.eval_selma import selma_command
 from studio.cli.eval_stylize import stylize_command
 from studio.cli.eval_trainers import trainers_command
 
@@ -20,6 +21,7 @@ app.command("concept")(concept_command)
 app.command("trainers")(trainers_command)
 app.command("stylize")(stylize_command)
 app.command("composition")(composition_command)
+app.command("selma")(selma_command)
 
 Output = Annotated[
     Path, typer.Option(help="Folder of tables, raw records and pictures; what is there already is not done again.")

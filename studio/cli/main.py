@@ -41,6 +41,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("batch", "studio.cli.batch", "batch", "Draw, compose and train what a file says; go on where it stopped."),
     Verb("show", "studio.cli.show", "show", "Tell how a picture was made, by whatever tool."),
     Verb("redo", "studio.cli.redo", "redo", "Draw a picture again from what it says of itself."),
+    Verb("selma", "studio.cli.selma", "selma", "Teach a base model skills with its own pictures, and merge what it learned."),
     Verb("calibrate", "studio.cli.calibrate", "calibrate", "Measure how strongly adapters act, for comparable strengths."),
     Verb("inspect", "studio.cli.inspect", "inspect", "Tell what an adapter file is."),
     Verb("export", "studio.cli.export", "export", "Write an adapter in another format, or merged into a base model."),
