@@ -38,7 +38,7 @@ from studio.pipelines.generation import initial_noise
 LOOKED_AT = (0.15, 0.7)
 """The part of the noise schedule whose maps count: before, nothing is anywhere; after, words are read for details."""
 
-THRESHOLD = 0.3
+THRESHOLD = 0.22
 """A place belongs to a thing whose words are read there more than this share of the most, and more than the other things'."""
 
 
