@@ -102,6 +102,12 @@ class Access:
         """Close the database."""
         self.database.close()
 
+    def __enter__(self) -> Access:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def create(
         self, name: str, *, scopes: Iterable[str] = ("read", "draw"), owner: str | None = None, days: float | None = None
     ) -> tuple[Token, str]:

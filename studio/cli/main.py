@@ -52,6 +52,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("library", "studio.cli.library", "app", "Adapters, concepts, base models, plans and pictures: bring in and find."),
     Verb("doctor", "studio.cli.doctor", "doctor", "Tell what is here, what is wrong, and how to mend it."),
     Verb("base-model", "studio.cli.base_model", "base_model", "Rebuild the embedded base model from its recipe."),
+    Verb("token", "studio.cli.token", "app", "Make, list and revoke tokens for the HTTP API and the page."),
     Verb("ui", "studio.cli.ui", "ui", "Open the page in the browser."),
     Verb("demo", "studio.cli.demo", "demo", "Teach a sample concept and show it in new pictures."),
 )
