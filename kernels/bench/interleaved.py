@@ -101,11 +101,12 @@ def measure(
     attempts: int = 3,
     on_session: Callable[[Session], None] | None = None,
     on_round: Callable[[int, int], None] | None = None,
+    clock: Callable[[], float] = time.process_time,
 ) -> Session:
     """The first session whose control holds, or the last of `attempts`; `on_session` gets each one, also those thrown away."""
     assert attempts >= 1
     for _ in range(attempts):
-        session = measure_session(arms, control, rounds=rounds, on_round=on_round)
+        session = measure_session(arms, control, rounds=rounds, on_round=on_round, clock=clock)
         if on_session is not None:
             on_session(session)
         if session.valid:
