@@ -59,9 +59,17 @@ def optimizer_factory(
             }
             for group, rate in zip(groups, rates, strict=True)
         ]
-        return _build(name, torch_groups, betas, epsilon)
+        optimizer = _build(name, torch_groups, betas, epsilon)
+        optimizer.register_step_post_hook(_count_as_changed)
+        return optimizer
 
     return make
+
+
+def _count_as_changed(optimizer: Optimizer, *_: object) -> None:
+    """Let every parameter's version say that a step changed it: fused kernels write past torch's count, by which those who
+    keep something that was made of a parameter know that it is out of date."""
+    torch.autograd.graph.increment_version([parameter for group in optimizer.param_groups for parameter in group["params"]])
 
 
 def _rates(name: OptimizerName, groups: Sequence[ParameterGroup]) -> list[float]:

@@ -75,3 +75,16 @@ def test_looking_at_the_weights_leaves_them_bit_identical(name: str):
     assert changed == (name == "schedule-free")
     assert all(torch.equal(weight, was) for weight, was in zip(weights, before, strict=True))
     _step(optimizer)
+
+
+@pytest.mark.parametrize("name", ["adamw", "prodigy", "schedule-free"])
+def test_a_step_shows_in_the_parameters_versions(name: str):
+    """What is kept of a parameter's value is known to be out of date by it; fused AdamW alone would not say so."""
+    pytest.importorskip({"prodigy": "prodigyopt", "schedule-free": "schedulefree"}.get(name, "torch"))
+    parameter = nn.Parameter(torch.ones(3))
+    factory = optimizer_factory(name, weight_decay=0.0, betas=(0.9, 0.999), epsilon=1e-8)  # type: ignore[arg-type]
+    optimizer = factory([ParameterGroup(name="denoiser", parameters=(parameter,), learning_rate=0.1)])
+    parameter.grad = torch.ones(3)
+    before = parameter._version
+    optimizer.step()
+    assert parameter._version > before
