@@ -1,4 +1,4 @@
-"""The web application: our own routes first, then the pages, with nothing of gradio's that phones home or logs people in."""
+"""The web application: the HTTP API and its guards, our own routes, then the pages, with nothing of gradio's that phones home."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import contextlib
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import gradio as gr
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 
+from studio.api.app import add_api
+from studio.api.callers import CALLER
+from studio.api.settings import ApiSettings, needs_login
 from studio.pipelines.errors import UserError
 from studio.service import Studio
 from studio.ui.app import build_pages
-from studio.ui.guards import add_guards
 from studio.ui.look import STYLE, head, theme
 from studio.ui.media import media_router
-from studio.ui.settings import LOOPBACK, UiSettings, the_local_person
+from studio.ui.settings import PAGE_HEADERS, UiSettings
 from studio.ui.strings import translations
 
 HANDLERS = 8
@@ -28,39 +31,46 @@ _UPLOADS = "GRADIO_TEMP_DIR"
 
 
 def create_app(studio: Studio, settings: UiSettings | None = None) -> FastAPI:
-    """The application for one studio; an HTTP API is added before the pages, see `studio.api`.
+    """The application for one studio.
 
     Raises:
-        UserError: it would listen to other machines without knowing who asks.
+        UserError: other machines could reach it without a login.
     """
     settings = UiSettings() if settings is None else settings
-    refuse_strangers(settings)
+    if needs_login(settings.host) and not settings.login:
+        raise UserError(f"The page would be open to everybody who reaches {settings.host}; it needs a login there.")
     os.environ.setdefault(_UPLOADS, tempfile.mkdtemp(prefix="studio-uploads-"))
     app = FastAPI(title="Diffusion Customization Studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
     app.state.studio, app.state.settings = studio, settings
-    add_guards(app, settings)
-    app.include_router(media_router(studio), dependencies=[Depends(_known_person(settings))])
-
-    @app.get("/healthz", include_in_schema=False)
-    def health() -> dict[str, str]:
-        return {"status": "ok"}
-
+    add_api(
+        app,
+        studio,
+        ApiSettings(login=settings.login, names=settings.names, worker=settings.worker),
+        headers=PAGE_HEADERS,
+    )
+    app.include_router(media_router(studio))
     pages = build_pages(studio, settings)
     pages.queue(default_concurrency_limit=HANDLERS, max_size=256)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="SSR mode is not supported", category=UserWarning)  # nobody asked for it
+        return _mounted(app, pages, studio, settings)
+
+
+def _mounted(app: FastAPI, pages: gr.Blocks, studio: Studio, settings: UiSettings) -> FastAPI:
     return gr.mount_gradio_app(
         app,
         pages,
         path="/",
         server_name=settings.host,
         server_port=settings.port,
-        auth_dependency=settings.person,
+        auth_dependency=who_asks,
         show_error=False,
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
-        allowed_paths=[],
+        allowed_paths=[str(studio.home.root / "exports")],
         blocked_paths=[str(studio.home.jobs_database), str(studio.home.library_database)],
         max_file_size=settings.max_upload,
         footer_links=[],
@@ -73,23 +83,10 @@ def create_app(studio: Studio, settings: UiSettings | None = None) -> FastAPI:
     )
 
 
-def refuse_strangers(settings: UiSettings) -> None:
-    """`UserError` for an address that others can reach while everybody is taken for the local person."""
-    if settings.host not in LOOPBACK and settings.person is the_local_person:
-        raise UserError(
-            f"The page would be open to everybody who reaches {settings.host}. Leave --host at 127.0.0.1, or set up a login."
-        )
-
-
-def _known_person(settings: UiSettings):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a FastAPI dependency
-    async def check(request: Request) -> str:
-        found = settings.person(request)
-        person = found if isinstance(found, str) or found is None else await found
-        if person is None:
-            raise HTTPException(401)
-        return person
-
-    return check
+def who_asks(request: Request) -> str | None:
+    """Who a request comes from, as the guards found out; None for nobody, who then sees nothing."""
+    caller = request.scope.get(CALLER)
+    return None if caller is None else str(caller.owner) or "local"
 
 
 @contextlib.asynccontextmanager

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from starlette.requests import Request
-
+from studio.api.guards import SECURITY_HEADERS
 from studio.pipelines.errors import UserError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LOCAL_PERSON = "local"
-
-
-def the_local_person(request: Request) -> str | None:
-    """Who asks, on a machine of one person: always the same one."""
-    return LOCAL_PERSON
+PAGE_HEADERS: Mapping[str, str] = {
+    **SECURITY_HEADERS,
+    # Gradio's pages need inline scripts and compile their templates; but nothing may come from, or go to, another place.
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +27,14 @@ class UiSettings:
 
     Attributes:
         host, port: where it listens. names: host names under which it may be asked for, besides this machine's own.
-        person: who a request comes from; None for nobody, who then sees nothing.
-        max_upload: largest file that can be sent. threads: handlers that run at the same time.
-        worker: whether the page starts a worker when something is handed in.
+        login: whether everybody needs a token, see `studio token`; without it whoever can reach it is the local person.
+        max_upload: largest file that can be sent. worker: whether the page starts a worker when something is handed in.
     """
 
     host: str = "127.0.0.1"
     port: int = 7860
     names: tuple[str, ...] = ()
-    person: Callable[[Request], str | None | Awaitable[str | None]] = the_local_person
+    login: bool = False
     max_upload: str = "256mb"
     worker: bool = True
 

@@ -16,9 +16,15 @@ def ui(
     home: Annotated[Path | None, typer.Option(help="The studio's folder; by default STUDIO_HOME.", show_default=False)] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need a login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65_535)] = 7860,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A host name under which it may be asked for.", show_default=False)
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
 ) -> None:
-    """Open the page: train, create, compose, and see all of it."""
+    """Open the page: train, create, compose, and see all of it. The HTTP API is beside it, under /api/v1.
+
+    On another address than this machine's own, everybody needs a token: studio token create.
+    """
     try:
         import uvicorn
 
@@ -27,12 +33,14 @@ def ui(
         if error.name not in ("gradio", "uvicorn", "fastapi"):
             raise
         raise MissingDependencyError('The page needs gradio: pip install -c constraints.txt -e ".[ui]"') from error
+    from studio.api.settings import needs_login
     from studio.service import Studio
     from studio.ui.settings import UiSettings, listening_socket
 
     listener = listening_socket(host, port)
     address = f"http://{'127.0.0.1' if host == '::1' else host}:{listener.getsockname()[1]}"
-    app = create_app(Studio(home), UiSettings(host=host, port=listener.getsockname()[1]))
+    settings = UiSettings(host=host, port=listener.getsockname()[1], names=tuple(name or ()), login=needs_login(host))
+    app = create_app(Studio(home), settings)
     typer.echo(f"The page is at {address} (Ctrl-C ends it; jobs go on).", err=True)
     if open_browser:
         threading.Timer(1.0, webbrowser.open, (address,)).start()

@@ -77,9 +77,9 @@ def build(studio: Studio, settings: UiSettings) -> None:
         prompt: str, negative: str, adapters: Any, canvas: Any, words: Any, strategy: str, num_images: int, seed: int, steps: int,
         request: gr.Request,
     ) -> tuple[str, str]:  # fmt: skip
-        """Draw a composition. `adapters`: a list of {"id", "on", "strength"}; `canvas`: {"boxes": [{"id", "box": [left, top, right,
-        bottom]}]}, fractions; `words`: {"words": [[word, start]], "owners": {word number: adapter number}}, or {} for trigger
-        words. Returns the job's id and a note."""
+        """Draw a composition. `adapters`: a list of {"id", "on", "strength"}. `canvas`: {"boxes": [{"id", "box": [left, top,
+        right, bottom]}]} in fractions. `words`: {"words": [[word, start]], "owners": {word number: adapter number}}, or {} for
+        the trigger words. Returns the job's id and a note."""
 
         def make(plan: CompositionPlan) -> JobSpec:
             return ComposeSpec(plan=plan)

@@ -140,8 +140,8 @@ def _large(studio: Studio, target: str, words: Words) -> str:
         links.append(f'<a class="link" href="/gallery?item={item}">{words("details")}</a>')
     links.append(act("close", "", words("close")))
     return (
-        f'<figure style="margin:0 0 14px"><img class="pic" style="max-width:512px;margin:0 auto;image-rendering:auto" src="{source}" '
-        f'alt="{words("picture")} {index + 1}"><figcaption class="actions" style="margin-top:10px">{"".join(links)}</figcaption></figure>'
+        f'<figure class="whole"><img class="pic" src="{source}" alt="{words("picture")} {index + 1}">'
+        f'<figcaption class="actions">{"".join(links)}</figcaption></figure>'
     )
 
 

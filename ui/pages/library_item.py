@@ -164,7 +164,7 @@ def _about(item: Item, words: Words) -> str:
     buttons.append(act("restore" if item.trashed else "trash", item.id, words("restore" if item.trashed else "to_trash")))
     reason = note(str(item.facts["reason"])) if item.facts.get("reason") else ""
     return (
-        f'<h2 class="card-title">{escape(item.name)}</h2><div style="display:grid;gap:14px;margin-top:12px">{picture}{facts(values)}'
+        f'<h2 class="card-title">{escape(item.name)}</h2><div class="stack" style="margin-top:12px">{picture}{facts(values)}'
         f'{reason}<div class="actions">{"".join(buttons)}</div></div>'
     )
 

@@ -75,8 +75,8 @@ def build(studio: Studio, settings: UiSettings) -> None:
 
 def _do(studio: Studio, settings: UiSettings, what: str, job_id: str) -> None:
     actions: dict[str, Callable[[], object]] = {
-        "pause_all": lambda: studio.pause(),
-        "resume_all": lambda: studio.resume(),
+        "pause_all": studio.pause,
+        "resume_all": studio.resume,
         "stop": lambda: studio.pause(job_id),
         "resume": lambda: studio.resume(job_id),
         "cancel": lambda: studio.cancel(job_id),

@@ -34,7 +34,8 @@ def build(studio: Studio, settings: UiSettings) -> None:
 def _doors(words: Words) -> str:
     def door(number: int, address: str, key: str, faces: str) -> str:
         return (
-            f'<a class="door" href="{address}"><span class="faces" aria-hidden="true">{faces}</span><span class="no">{number}</span>'
+            f'<a class="door" href="{address}"><span class="faces" aria-hidden="true">{faces}</span>'
+            f'<span class="no">{number}</span>'
             f"<b>{words(f'{key}_title')}</b><span>{words(f'{key}_hint')}</span></a>"
         )
 

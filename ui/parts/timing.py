@@ -13,7 +13,7 @@ CSS_HIDDEN = "hidden"
 def refresh(
     look: Callable[..., Any], outputs: Sequence[gr.components.Component], *, inputs: Sequence[Any] = (), every: float = 2.0
 ) -> gr.Timer:
-    """Call `look` when the page opens and every `every` seconds. What did not change is not sent: `look` may return `gr.skip()`."""
+    """Call `look` when the page opens and every `every` seconds; `look` returns `gr.skip()` for what did not change."""
     blocks = gr.context.Context.root_block
     assert blocks is not None
     timer = gr.Timer(every)

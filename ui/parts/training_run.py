@@ -74,7 +74,7 @@ def curves(view: RunView, words: Words, *, logarithmic: bool) -> str:
         return f'<p class="hint">{escape(words("loss_soon"))}</p>'
     parts = [f"<h3>{escape(words('loss_title'))}</h3>", loss_chart(view.metrics, words, logarithmic=logarithmic)]
     scores = view.record.get("scores") or []
-    if scores:
+    if len(scores) > 1:
         parts += [f"<h3>{escape(words('scores_title'))}</h3>", score_chart(scores, words, view.record.get("chosen_step"))]
     return "".join(parts)
 
