@@ -243,7 +243,8 @@ def test_a_job_that_brings_its_process_down_fails_alone(studio: Studio, base: Pa
             job = studio.job(poison.id)
             if job.state == State.RUNNING and job.pid is not None and job.attempt > killed:
                 if killed == 1:
-                    (studio.home.logs / "renderer-cpu.log").open("a").write("a last line from the graphics driver\n")
+                    with (studio.home.logs / "renderer-cpu.log").open("a") as log:
+                        log.write("a last line from the graphics driver\n")
                 os.kill(job.pid, signal.SIGKILL)
                 killed += 1
             time.sleep(0.01)
