@@ -170,11 +170,16 @@ def run_batch(
         outcome = _work(options, planned, folder, make_executor, stop, on_progress)
         outcome.seconds = time.monotonic() - started
         if options.reports:
-            from studio.batch.reports import write_reports
-
-            write_reports(planned, folder, axis_keys(planned.batch), options.scorer)
+            write_batch_reports(planned, options)
         folder.write_manifest(manifest | {"ended": _now(), "totals": _totals(outcome)})
     return outcome
+
+
+def write_batch_reports(planned: Planned, options: BatchOptions) -> None:
+    """Sheets, scores and page of all that is done in the folder, by whichever shard."""
+    from studio.batch.reports import write_reports
+
+    write_reports(planned, BatchFolder(options.output), axis_keys(planned.batch), options.scorer)
 
 
 def _work(

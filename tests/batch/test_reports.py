@@ -64,7 +64,7 @@ def test_a_batch_writes_them(tmp_path: Path):
     run(write_batch(tmp_path, GRID), tmp_path / "out", reports=True, scorer="guide")
     out = tmp_path / "out"
     assert (out / "contact-sheet.png").is_file()
-    rows = list(csv.DictReader((out / "scores.csv").open()))
+    rows = list(csv.DictReader((out / "scores.csv").read_text().splitlines()))
     assert [(row["strength"], row["seed"]) for row in rows] == [("0", "1"), ("0", "2"), ("0.5", "1"), ("0.5", "2")]
     assert all(0.0 <= float(row["prompt_fidelity"]) <= 1.0 for row in rows)
     assert "&lt;b&gt;grid" in (out / "index.html").read_text()
