@@ -126,11 +126,12 @@ def finish(store: JobStore, job: Job, outcome: str, *, message: str = "", error:
             return None
         present = job_of(row)
         state, message, error = _next_state(present, outcome, message, error)
+        attempt = present.attempt - (state == State.INTERRUPTED)  # to pause a job is no failed attempt
         progress = 1.0 if state == State.SUCCEEDED else 0.0 if state == State.QUEUED else present.progress
         connection.execute(
-            "UPDATE jobs SET state = ?, progress = ?, message = ?, error = ?, finished = ?, lease_until = NULL, pid = NULL, "
-            "pid_started = NULL, worker = NULL, host = NULL WHERE id = ?",
-            (state, progress, message, error, now if state in ENDED else None, job.id),
+            "UPDATE jobs SET state = ?, attempt = ?, progress = ?, message = ?, error = ?, finished = ?, lease_until = NULL, "
+            "pid = NULL, pid_started = NULL, worker = NULL, host = NULL WHERE id = ?",
+            (state, attempt, progress, message, error, now if state in ENDED else None, job.id),
         )
     ended = store.get(job.id)
     store.note(ended)

@@ -147,6 +147,11 @@ class JobFolder:
             return None
         return values if isinstance(values, dict) else None
 
+    def forget_result(self) -> None:
+        """Take away the last attempt's result, before another attempt of perhaps the same number is begun."""
+        with output_errors(self.result_json):
+            self.result_json.unlink(missing_ok=True)
+
     def ask_to_stop(self, wanted: bool) -> None:
         """Put up the flag that tells the process to stop, or take it down."""
         with output_errors(self.stop_flag):

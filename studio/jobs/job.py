@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any
 
 
 class State(StrEnum):
@@ -96,4 +97,6 @@ _HELD = COLUMNS.index("held")
 
 def job_of(row: sqlite3.Row) -> Job:
     """The job in a row of `SELECT COLUMN_LIST`."""
-    return Job(*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :])
+    values: list[Any] = list(row)
+    values[_HELD] = bool(values[_HELD])
+    return Job(*values)

@@ -110,6 +110,7 @@ class ProcessLane:
 
     def _begin(self, job: Job) -> None:
         running = Running.of(self.store, job)
+        running.folder.forget_result()
         environment, name = child_environment(self.device)
         command = [sys.executable, "-m", "studio.jobs.child", str(running.folder.path), str(job.attempt), name]
         with running.folder.log.open("ab") as output:
@@ -224,6 +225,7 @@ class RenderLane:
             self._start()
         assert self._child is not None and self._child.stdin is not None
         running = Running.of(self.store, job)
+        running.folder.forget_result()
         self.running[job.id] = running
         claims.set_process(self.store, job, self._child.pid, started_at(self._child.pid) or 0.0)
         try:
