@@ -51,6 +51,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("worker", "studio.cli.worker", "worker", "Work on the jobs that were handed in."),
     Verb("library", "studio.cli.library", "app", "Adapters, concepts, base models, plans and pictures: bring in and find."),
     Verb("doctor", "studio.cli.doctor", "doctor", "Tell what is here, what is wrong, and how to mend it."),
+    Verb("bench", "studio.cli.bench", "app", "Time the kernels, the adapters in a model, and a training step."),
     Verb("base-model", "studio.cli.base_model", "base_model", "Rebuild the embedded base model from its recipe."),
     Verb("token", "studio.cli.token", "app", "Make, list and revoke tokens for the HTTP API and the page."),
     Verb("ui", "studio.cli.ui", "ui", "Open the page in the browser."),
