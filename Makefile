@@ -36,7 +36,9 @@ test-quick: install-dev ## the tests that take no more than seconds each
 check: install-dev ## lint; then types and import rules on a wheel built and installed afresh
 	@.ci/check
 
-bench: install-dev ## the benchmarks
+bench: install-dev ## the benchmarks, short: counts at SDXL's size, kernels, and those among the tests
+	$(BIN)/studio bench pipelines --counts
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/studio bench kernels --rounds 3 --dtypes float32
 	$(PYTEST) -m bench -s $(ARGS)
 
 eval-trainers: install ## all training methods side by side (25 CPU-minutes; ARGS="--budget full")
