@@ -90,7 +90,7 @@ def without_folders(text: str, home: str = "") -> str:
         home: the studio's home; below it, names may have spaces.
     """
     if home:
-        text = text.replace(f"{home}/", "").replace(home, "the studio's folder")
+        text = text.replace(f"{home}/", "/").replace(home, "the studio's folder")
     return _WITH_FOLDERS.sub("", text)
 
 
