@@ -194,7 +194,9 @@ class Budget:
 _LOOKS: Mapping[str, object] = MappingProxyType({"run.sample_steps": 12})
 """Checkpoints are compared on pictures of few steps: the comparison is the same, and a training takes a third less."""
 
-_SHORT: Mapping[str, object] = MappingProxyType({**_LOOKS, "schedule.steps": 240, "run.checkpoint_every": 80, "run.sample_every": 240})
+_SHORT: Mapping[str, object] = MappingProxyType(
+    {**_LOOKS, "schedule.steps": 240, "run.checkpoint_every": 80, "run.sample_every": 240}
+)
 """Two thirds of the steps by default, which cost a robot nothing and a cat a tenth of its pictures."""
 
 QUICK = Budget(name="quick", num_prompts=4, num_many=6, num_seeds=2, steps=20, num_sweep=6, settings=_SHORT)
