@@ -51,7 +51,9 @@ def of(guarded: FastAPI, access: Access) -> Callable[..., TestClient]:
     """A client with a token of its own: `of("anna", "read", "draw")`."""
 
     def make(name: str, *scopes: str) -> TestClient:
-        _, text = access.create(f"{name} {time.monotonic_ns()}", owner=name, scopes=scopes or ("read", "draw", "train", "library"))
+        _, text = access.create(
+            f"{name} {time.monotonic_ns()}", owner=name, scopes=scopes or ("read", "draw", "train", "library")
+        )
         return client(guarded, token=text)
 
     return make
@@ -76,7 +78,15 @@ def adapter_item(studio: Studio, name: str = "cat", owner: str = "") -> Item:
     path.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     item = Item(
-        id=digest, kind="adapter", name=name, path=path, num_bytes=len(content), added=time.time(), owner=owner, type="lora", rank=4
+        id=digest,
+        kind="adapter",
+        name=name,
+        path=path,
+        num_bytes=len(content),
+        added=time.time(),
+        owner=owner,
+        type="lora",
+        rank=4,
     )
     return studio.library.catalogue.put(item)
 

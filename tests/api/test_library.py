@@ -61,7 +61,12 @@ def test_photos_are_kept_and_trained_on_by_their_id(api: TestClient, studio: Stu
 
 @pytest.mark.parametrize(
     "settings",
-    [{"concept": {"images": "/etc"}}, {"run": {"output_dir": "/tmp/x"}}, {"data": {"cache_dir": "/tmp"}}, {"model": {"base": "a/b"}}],
+    [
+        {"concept": {"images": "/etc"}},
+        {"run": {"output_dir": "/tmp/x"}},
+        {"data": {"cache_dir": "/tmp"}},
+        {"model": {"base": "a/b"}},
+    ],
 )
 def test_no_setting_of_a_training_names_a_file(api: TestClient, studio: Studio, settings: dict):
     item = send_concept(api, "one.png").json()["item"]
@@ -70,7 +75,15 @@ def test_no_setting_of_a_training_names_a_file(api: TestClient, studio: Studio, 
 
 
 def test_names_of_files_are_titles_and_nothing_else(api: TestClient, studio: Studio):
-    names = ["../../../evil.png", "C:\\Windows\\con.png", "nul\x00.png", "a" * 300 + ".png", "\u202egnp.png", "<script>.png", ".png.png"]
+    names = [
+        "../../../evil.png",
+        "C:\\Windows\\con.png",
+        "nul\x00.png",
+        "a" * 300 + ".png",
+        "\u202egnp.png",
+        "<script>.png",
+        ".png.png",
+    ]
     for number, name in enumerate(names):
         body = api.post(f"{V1}/upload/concept", files=[("files", (name, png(colour=100 + number), "image/png"))])
         assert body.status_code == 201, (name, body.text)
@@ -99,7 +112,8 @@ def test_names_of_files_are_titles_and_nothing_else(api: TestClient, studio: Stu
     ],
 )
 def test_photos_that_are_none_are_refused(api: TestClient, studio: Studio, name: str, content: bytes, status: int):
-    problem(api.post(f"{V1}/upload/concept", files=[("files", (name, content, "image/png"))]), status)
+    body = problem(api.post(f"{V1}/upload/concept", files=[("files", (name, content, "image/png"))]), status)
+    assert "photo-" not in body["detail"]  # it is told by the name under which it was sent
     assert studio.items().items == ()
 
 
@@ -195,7 +209,13 @@ def test_what_belongs_to_others_is_not_there(of: Callable[..., TestClient], stud
     anna, ben, shared = of("anna"), of("ben"), adapter_item(studio, "shared")
     item = send_concept(anna, "one.png").json()["item"]
     job = anna.post(f"{V1}/generate", json={"prompts": ["secret words"]}).json()["id"]
-    for path in (f"/library/{item['id']}", f"/library/{item['id']}/thumbnail", f"/jobs/{job}", f"/jobs/{job}/events", f"/jobs/{job}/log"):
+    for path in (
+        f"/library/{item['id']}",
+        f"/library/{item['id']}/thumbnail",
+        f"/jobs/{job}",
+        f"/jobs/{job}/events",
+        f"/jobs/{job}/log",
+    ):
         assert anna.get(V1 + path, params={"follow": False}).status_code == 200
         problem(ben.get(V1 + path), 404)
     for action in ("cancel", "pause", "retry"):

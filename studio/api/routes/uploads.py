@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -22,10 +23,11 @@ from starlette.responses import Response
 from studio.api.asks import PlanAsk
 from studio.api.desk import Desk, LibraryDesk
 from studio.api.once import Answer, Key, once
-from studio.api.problems import Problem
+from studio.api.problems import Problem, status_of
 from studio.api.routes.library import Tag, Words
+from studio.api.settings import Limits
 from studio.api.views import Uploaded, item_view
-from studio.pipelines.errors import StudioError, UserError
+from studio.pipelines.errors import UserError
 from studio.pipelines.files import output_errors
 from studio.service import Imported
 from studio.training.data.images import READABLE_SUFFIXES
@@ -36,6 +38,49 @@ Title = Annotated[Words, Field(min_length=1, max_length=300)] | None
 Tags = Annotated[list[Tag], Field(max_length=64)]
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _BLOCK = 1 << 20
+
+
+class _Parcel:
+    """Files of one upload in a folder of ours, under names of ours."""
+
+    def __init__(self, limits: Limits, folder: Path) -> None:
+        self.limits, self.folder = limits, folder
+        self._titles: dict[Path, str] = {}
+
+    def save(self, file: UploadFile, stem: str, allowed: Sequence[str]) -> Path:
+        """Save a file. Raises Problem 415 for another ending than those allowed, 422 for a name that was there before."""
+        path = self.folder / f"{stem}{_suffix(file, allowed)}"
+        if path in self._titles:
+            raise Problem(422, f"Two files are called {_title(file)!r}; give them different names.")
+        self._titles[path] = _title(file)
+        file.file.seek(0)
+        with output_errors(path), path.open("xb") as target:
+            shutil.copyfileobj(file.file, target, _BLOCK)
+        return path
+
+    def check_pixels(self, file: UploadFile, path: Path) -> None:
+        """Problem 413 for a picture with too many pixels, as its header says: it is not decoded."""
+        from PIL import Image
+
+        most = self.limits.pixels
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns of large pictures; we have our own limit
+                with Image.open(path) as opened:
+                    width, height = opened.size
+        except Image.DecompressionBombError:
+            raise Problem(413, f"{_title(file)!r} has far too many pixels; {most / 1e6:g} megapixels are the most.") from None
+        except Exception:  # a parser of hostile files can raise anything; what is wrong is told when it is read
+            return
+        if width * height > most:
+            told = f"{width} × {height} pixels are {width * height / 1e6:.0f} megapixels"
+            raise Problem(413, f"{_title(file)!r}: {told}, and {most / 1e6:g} are the most.")
+
+    def as_sent(self, sentence: str) -> str:
+        """A sentence about our files, with the names under which they were sent."""
+        for path, title in self._titles.items():
+            sentence = sentence.replace(str(path), repr(title))
+        return sentence.replace(f"{self.folder}/", "").replace(str(self.folder), "the upload")
 
 
 class PlanUpload(BaseModel):
@@ -59,8 +104,8 @@ def upload_adapter(
 ) -> Response:
     """Bring in an adapter. Pickles, whatever they are called, are refused."""
 
-    def bring(folder: Path) -> Imported:
-        path = _save(desk, file, folder / f"adapter{_suffix(file, ('.safetensors',))}")
+    def bring(parcel: _Parcel) -> Imported:
+        path = parcel.save(file, "adapter", (".safetensors",))
         return desk.studio.import_adapter(path, name=name or _title(file), tags=tags)
 
     return _bring_in(desk, request, [file], {"name": name, "tags": tags}, bring, key)
@@ -77,9 +122,9 @@ def upload_picture(
 ) -> Response:
     """Bring in a picture, with what it says about how it was made."""
 
-    def bring(folder: Path) -> Imported:
-        path = _save(desk, file, folder / f"picture{_suffix(file, _PICTURES)}")
-        _check_pixels(desk, path, file)
+    def bring(parcel: _Parcel) -> Imported:
+        path = parcel.save(file, "picture", _PICTURES)
+        parcel.check_pixels(file, path)
         return desk.studio.import_picture(path, name=name or _title(file), tags=tags)
 
     return _bring_in(desk, request, [file], {"name": name, "tags": tags}, bring, key)
@@ -101,20 +146,17 @@ def upload_concept(
     if len(files) > 2 * most:
         raise Problem(413, f"{len(files)} files are too many for one concept; {most} photos with captions are the most.")
 
-    def bring(folder: Path) -> Imported:
+    def bring(parcel: _Parcel) -> Imported:
         stems: dict[str, str] = {}
         for file in files:
             stem = stems.setdefault(_title(file).casefold(), f"photo-{len(stems) + 1:04}")
-            path = folder / f"{stem}{_suffix(file, (*READABLE_SUFFIXES, '.txt'))}"
-            if path.exists():
-                raise Problem(422, f"Two files are called {_title(file)!r}; give them different names.")
-            _save(desk, file, path)
+            path = parcel.save(file, stem, (*READABLE_SUFFIXES, ".txt"))
             if path.suffix != ".txt":
-                _check_pixels(desk, path, file)
+                parcel.check_pixels(file, path)
         if len(stems) > most:
             raise Problem(413, f"{len(stems)} photos are too many for one concept; {most} are the most.")
         title = name or class_noun or "photos"
-        return desk.studio.import_concept(folder, name=title, class_noun=class_noun, trigger=trigger, tags=tags)
+        return desk.studio.import_concept(parcel.folder, name=title, class_noun=class_noun, trigger=trigger, tags=tags)
 
     values = {"name": name, "class_noun": class_noun, "trigger": trigger, "tags": tags}
     return _bring_in(desk, request, files, values, bring, key)
@@ -124,10 +166,10 @@ def upload_concept(
 def upload_plan(desk: LibraryDesk, request: Request, upload: PlanUpload, key: Key = None) -> Response:
     """Keep a plan of a composition."""
 
-    def bring(folder: Path) -> Imported:
+    def bring(parcel: _Parcel) -> Imported:
         plan = upload.plan.to_plan(desk)
         values = plan.model_dump(mode="json", exclude_defaults=True)
-        path = folder / "plan.json"
+        path = parcel.folder / "plan.json"
         path.write_text(json.dumps(values), encoding="utf-8")
         return desk.studio.import_plan(path, name=upload.name or "plan", tags=upload.tags)
 
@@ -139,18 +181,17 @@ def _bring_in(
     request: Request,
     files: Sequence[UploadFile],
     values: dict[str, object],
-    bring: Callable[[Path], Imported],
+    bring: Callable[[_Parcel], Imported],
     key: str | None,
 ) -> Response:
     def make() -> Answer:
         desk.counter.throttle.upload(desk.caller.owner, sum(file.size or 0 for file in files))
         with _own_folder(desk) as folder:
+            parcel = _Parcel(desk.counter.settings.limits, folder)
             try:
-                done = bring(folder)
-            except StudioError as error:
-                if not isinstance(error, UserError):
-                    raise
-                raise type(error)(desk.told(str(error).replace(f"{folder}/", "").replace(str(folder), "it"))) from error
+                done = bring(parcel)
+            except UserError as error:
+                raise Problem(status_of(error), desk.told(parcel.as_sent(str(error)))) from error
         item = done.item
         assert item is not None
         if desk.owners is not None and item.owner not in desk.owners:
@@ -171,30 +212,6 @@ def _own_folder(desk: Desk) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _save(desk: Desk, file: UploadFile, path: Path) -> Path:
-    file.file.seek(0)
-    with output_errors(path), path.open("xb") as target:
-        shutil.copyfileobj(file.file, target, _BLOCK)
-    return path
-
-
-def _check_pixels(desk: Desk, path: Path, file: UploadFile) -> None:
-    """Problem 413 for a picture with too many pixels, as its header says: it is not decoded."""
-    from PIL import Image
-
-    most = desk.counter.settings.limits.pixels
-    try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-    except Image.DecompressionBombError:
-        raise Problem(413, f"{_title(file)!r} has far too many pixels; {most / 1e6:g} megapixels are the most.") from None
-    except Exception:  # a parser of hostile files can raise anything; what is wrong is told when it is read
-        return
-    if width * height > most:
-        told = f"{width} × {height} pixels are {width * height / 1e6:.0f} megapixels"
-        raise Problem(413, f"{_title(file)!r}: {told}, and {most / 1e6:g} are the most.")
 
 
 def _suffix(file: UploadFile, allowed: Sequence[str]) -> str:
