@@ -19,6 +19,9 @@ def ui(
     name: Annotated[
         list[str] | None, typer.Option(help="A host name under which it may be asked for.", show_default=False)
     ] = None,
+    worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Start a worker when something is to be done and none is at work.")
+    ] = True,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
 ) -> None:
     """Open the page: train, create, compose, and see all of it. The HTTP API is beside it, under /api/v1.
@@ -39,7 +42,9 @@ def ui(
 
     listener = listening_socket(host, port)
     address = f"http://{'127.0.0.1' if host == '::1' else host}:{listener.getsockname()[1]}"
-    settings = UiSettings(host=host, port=listener.getsockname()[1], names=tuple(name or ()), login=needs_login(host))
+    settings = UiSettings(
+        host=host, port=listener.getsockname()[1], names=tuple(name or ()), login=needs_login(host), worker=worker
+    )
     app = create_app(Studio(home), settings)
     typer.echo(f"The page is at {address} (Ctrl-C ends it; jobs go on).", err=True)
     if open_browser:
