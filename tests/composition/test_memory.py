@@ -58,9 +58,7 @@ def test_every_step_of_it_takes_less_and_weights_stay(needs: dict[Thrift, Memory
 def test_weights_are_all_tensors_once(base: BaseModel, compiled: Compiled, needs: dict[Thrift, MemoryNeed]):
     modules = [*base.components().values(), base.vae]
     size = sum(t.numel() * t.element_size() for m in modules for t in (*m.parameters(), *m.buffers()))
-    size += sum(
-        t.numel() * t.element_size() for each in compiled.scene.concepts for t in each.adapter.named_tensors().values()
-    )
+    size += sum(t.numel() * t.element_size() for each in compiled.scene.concepts for t in each.adapter.named_tensors().values())
     assert needs[ASKED].weights == size
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -96,8 +96,11 @@ class AttentionControl:
         """The same as an order of the positions in which what is seen stands together."""
         if grid not in self._plans:
             assert self.isolation is not None
-            owner = owners(self.isolation_masks, *grid).flatten().to(device)
-            self._plans[grid] = RegionPlan.make(owner, self.isolation.sees(len(self.isolation_masks)))
+            # Where the masks are: the denoiser's device may be one without numbers.
+            owner = owners(self.isolation_masks, *grid).flatten().cpu()
+            plan = RegionPlan.make(owner, self.isolation.sees(len(self.isolation_masks)))
+            moved = {name: getattr(plan, name).to(device) for name in ("order", "inverse", "owner")}
+            self._plans[grid] = replace(plan, **moved)
         return self._plans[grid]
 
     def _found_cells(self, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
