@@ -19,6 +19,7 @@ from studio.pipelines.base_files.content_hash import file_sha256
 from studio.pipelines.errors import BaseModelError, MissingFileError, UserError
 from studio.pipelines.pictures import PictureRecord, lora_short_hash
 from studio.pipelines.pictures.foreign import PictureFacts, read_picture
+from studio.pipelines.pictures.record import base_name
 
 MAX_FILES = 20_000
 
@@ -52,7 +53,7 @@ def redo_picture(path: Path, folders: Sequence[Path], *, base: str | None, devic
     spec = _base_spec(facts) if base is None else base
     known = read_base_facts(spec)
     notes = _base_notes(facts, known, chosen=base is not None)
-    ref = BaseRef(spec=spec, content_hash=known.content_hash, family=known.family.name)
+    ref = BaseRef(spec=spec, name=base_name(spec), content_hash=known.content_hash, family=known.family.name)
     record = facts.record
     workshop = Workshop(device)
     shape = {} if record is None else dict(record.drawn)

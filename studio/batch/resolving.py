@@ -17,6 +17,7 @@ from studio.pipelines.base_files.content_hash import file_sha256
 from studio.pipelines.denoising import scheduler_title
 from studio.pipelines.errors import ConfigError, MissingFileError, StudioError
 from studio.pipelines.pictures import lora_short_hash
+from studio.pipelines.pictures.record import base_name
 from studio.training.config.loading import read_toml, validate
 from studio.training.data.folder import find_images
 from studio.workflows.compose import find_file
@@ -82,7 +83,7 @@ class Resolver:
             where = spec if spec == "embedded" or not places else places[0]
             self._bases[key] = (read_base_facts(where), where)
         facts, where = self._bases[key]
-        return BaseRef(spec=where, content_hash=facts.content_hash, family=facts.family.name), facts
+        return BaseRef(spec=where, name=base_name(where), content_hash=facts.content_hash, family=facts.family.name), facts
 
     def _picture(self, request: GenerateRequest, index: int) -> PictureTask:
         base, facts = self.base(request.base)

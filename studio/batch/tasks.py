@@ -29,9 +29,10 @@ class FileRef(Part):
 
 
 class BaseRef(Part):
-    """A base model by name and content."""
+    """A base model by place and content. `name`: what records call it, wherever it lies."""
 
     spec: str
+    name: str
     content_hash: str
     family: str
 

@@ -25,7 +25,6 @@ from studio.pipelines.errors import AdapterFileError, BaseModelError
 from studio.pipelines.generation import GenerationRequest, generate
 from studio.pipelines.mixed_batch import MixedRow, SharedShape, draw_mixed
 from studio.pipelines.pictures import AdapterUse, PictureRecord, png_bytes
-from studio.pipelines.pictures.record import base_name
 from studio.workflows.compose import OpenedPlan, open_plan, picture_records
 
 MAX_ADAPTER_BYTES = 1 * 2**30
@@ -245,7 +244,12 @@ class Workshop:
         started = time.monotonic()
         (images,) = draw_batches(compile_scene(scene), batch_size=len(seeds), on_step=on_step, should_stop=should_stop)
         seconds = time.monotonic() - started
-        return images, picture_records(replace(opened, scene=scene)), seconds
+        name = tasks[0].base.name
+        records = [
+            replace(record, base=name, recipe={**record.recipe, "base": name})
+            for record in picture_records(replace(opened, scene=scene))
+        ]
+        return images, records, seconds
 
     def _opened(self, task: PlanTask) -> OpenedPlan:
         """The plan with its files, opened once for all groups of it."""
@@ -284,7 +288,7 @@ def picture_record(task: PictureTask) -> PictureRecord:
         scheduler=task.scheduler,
         width=task.width,
         height=task.height,
-        base=base_name(task.base.spec),
+        base=task.base.name,
         base_hash=task.base.content_hash,
         family=task.base.family,
         dtype=task.dtype,
