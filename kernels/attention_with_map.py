@@ -85,7 +85,8 @@ class _Tiled(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(context: Any, of_output: Tensor, of_map: Tensor) -> Any:
         """See `tiled_backward`."""
-        return tiled_backward(*context.saved_tensors, context.scale, of_output, of_map)
+        query, key, value, columns = context.saved_tensors
+        return tiled_backward(query, key, value, columns, context.scale, of_output, of_map)
 
 
 def tiled_backward(

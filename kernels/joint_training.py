@@ -51,7 +51,7 @@ def joint_lora_training(
         keeps_output: whether the outputs are kept by what comes next, so that h may be kept inside of their memory.
         refresh: called before the backward pass reads `rows` and `ups`, if another adapter may have used them.
     """
-    return tuple(_JointLoRA.apply(x, rows, ups, layout, bias, parts, keeps_output, refresh, *factors))  # type: ignore[arg-type]
+    return tuple(_JointLoRA.apply(x, rows, ups, layout, bias, parts, keeps_output, refresh, *factors))
 
 
 class _JointLoRA(torch.autograd.Function):

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
 def text_table(rows: list[Timed]) -> str:
     """Aligned plain text."""
     heads = ("op", "size", "type", "arm", "ms", "ratio", "to", "bar", "kept", "control", "error", "plain's", "of copy")
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for row in rows:
         numbers = [f"{value:.1e}" if value is not None else "–" for value in (row.error, row.plain_error)]
         share = "–" if row.bandwidth is None else f"{row.bandwidth:.2f}"

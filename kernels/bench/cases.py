@@ -148,11 +148,11 @@ def _routed_case(device: torch.device, dtype: torch.dtype) -> Case:
 
     def results() -> tuple[Tensor, Tensor, Tensor]:
         zero = torch.zeros_like(out)
-        wide = [[factor.double() for factor in part] for part in (downs, ups)]
+        wide_downs, wide_ups = ([factor.double() for factor in part] for part in (downs, ups))
         return (
             masked_lora_(zero.clone(), x, all_downs, all_ups, factor),
             reference_routed_lora(zero, x, downs, ups, routes),
-            reference_routed_lora(zero.double(), x.double(), *wide, routes),
+            reference_routed_lora(zero.double(), x.double(), wide_downs, wide_ups, routes),
         )
 
     arms = {

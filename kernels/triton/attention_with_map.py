@@ -18,7 +18,7 @@ from studio.kernels.triton import INTERPRETED
 QUERIES = 32
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _forward(  # type: ignore[no-untyped-def]  # noqa: ANN202
     query, key, value, output, maps, length, words, depth, scale,  # noqa: ANN001
     HEADS: tl.constexpr, WORDS: tl.constexpr, DEPTH: tl.constexpr, QUERIES: tl.constexpr, WIDE: tl.constexpr,
@@ -85,4 +85,5 @@ class _AttentionWithMap(torch.autograd.Function):
         """See the torch path."""
         from studio.kernels.attention_with_map import tiled_backward
 
-        return tiled_backward(*context.saved_tensors, context.scale, of_output, of_map)
+        query, key, value, columns = context.saved_tensors
+        return tiled_backward(query, key, value, columns, context.scale, of_output, of_map)

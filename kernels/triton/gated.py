@@ -12,7 +12,7 @@ from torch import Tensor
 BLOCK = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _forward(projection, output, width, numel, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < numel
@@ -24,7 +24,7 @@ def _forward(projection, output, width, numel, BLOCK: tl.constexpr):  # type: ig
     tl.store(output + at, value.to(output.dtype.element_ty), mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _backward(projection, gradient, result, width, numel, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < numel

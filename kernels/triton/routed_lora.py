@@ -20,7 +20,7 @@ TOKENS, INPUTS, OUTPUTS = 32, 64, 64
 """Sizes of tiles."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _shrink(  # type: ignore[no-untyped-def]  # noqa: ANN202
     x, downs, tokens, weights, adapters, starts, ends, inner,  # noqa: ANN001
     width, INPUT: tl.constexpr, RANK: tl.constexpr, TOKENS: tl.constexpr, INPUTS: tl.constexpr, WIDE: tl.constexpr,  # noqa: ANN001
@@ -45,7 +45,7 @@ def _shrink(  # type: ignore[no-untyped-def]  # noqa: ANN202
     tl.store(inner + pair[:, None] * RANK + rank[None, :], total.to(inner.dtype.element_ty), mask=inside[:, None])
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _expand(  # type: ignore[no-untyped-def]  # noqa: ANN202
     inner, ups, tokens, adapters, starts, ends, out,  # noqa: ANN001
     width, RANK: tl.constexpr, TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, WIDE: tl.constexpr,  # noqa: ANN001

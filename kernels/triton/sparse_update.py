@@ -11,7 +11,7 @@ from studio.kernels.sparse_update import AdamW
 BLOCK = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _step(  # type: ignore[no-untyped-def]  # noqa: ANN202
     weight, gradient, indices, master, mean, square, count,  # noqa: ANN001
     rate, beta1, beta2, eps, decay, correction1, correction2,  # noqa: ANN001

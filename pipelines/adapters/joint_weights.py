@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 _FORWARDS = {nn.Linear: nn.Linear.forward, nn.Conv2d: nn.Conv2d.forward}
 
@@ -132,6 +133,6 @@ def _moved(parameters: Sequence[Tensor], num_blocks: int) -> JointWeights:
             place = rows[index * size : (index + 1) * size]
             place.copy_(parameter)
             # A graph may hold the parameter for its backward pass; the numbers are the same, so it is no change to it.
-            with torch.autograd._unsafe_preserve_version_counter(parameter):
+            with _unsafe_preserve_version_counter(parameter):
                 parameter.data = place
     return JointWeights(rows.untyped_storage()._cdata, num_blocks)

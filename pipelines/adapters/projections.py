@@ -28,7 +28,7 @@ def project(attention: Any, names: Sequence[str], x: Tensor) -> tuple[Tensor, ..
         and len(site.modules) == len(modules)
         and all(own is module and not _is_watched(module) for own, module in zip(site.modules, modules, strict=True))
     )
-    if not together or not site.runs(x):
+    if site is None or not together or not site.runs(x):
         return tuple(module(x) for module in modules)
     forwards[0].bring_up_to_date()
     outputs = site.run(x)

@@ -194,7 +194,7 @@ def time_embedded(rounds: int, attempts: int, say: Callable[[str], None]) -> tup
             tensor.requires_grad_(False)
             if name.endswith(("up", "second")):
                 tensor.normal_(0.0, 0.01, generator=generator)
-    config = base.unet.config
+    config: Any = base.unet.config
     side = config.sample_size
     inputs = (torch.randn(2, config.in_channels, side, side), torch.tensor(500), torch.randn(2, 32, config.cross_attention_dim))
     resolved = ResolvedRoutes(components, [Route(replace(adapter), 0.25) for adapter in fresh])
