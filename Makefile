@@ -13,7 +13,7 @@ OUTPUT ?= outputs/demo
 TEST_JOBS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1); echo $$((cores > 4 ? 4 : cores)))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara eval-composition proof-layouts proof-service bench-serving clean
+.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara eval-composition proof-layouts proof-service bench-serving proof-ui screens clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -66,8 +66,15 @@ eval-composition: install ## every composition strategy on the same prompts (tra
 proof-layouts: install ## draw the layouts of a JSON file with toy things (ARGS="layouts.json --photos rex:dog --photos bag:backpack")
 	$(BIN)/python -m studio.evals.composition_layouts $(ARGS)
 
-ui: ## open the page
-	@echo "There is no page yet; the command line has everything: $(BIN)/studio --help" >&2; exit 1
+ui: ## open the page in the browser (ARGS="--port 8000")
+	@.ci/install ui
+	$(BIN)/studio ui $(ARGS)
+
+proof-ui: install-dev ## the page in a real browser: reload in mid-training, two tabs, restarts, bombs, 500 pictures, axe
+	$(BIN)/python -m studio.ui.proofs.long_list $(ARGS)
+
+screens: install-dev ## docs/screens: every page, two widths, two themes
+	$(BIN)/python -m studio.ui.proofs.screens $(ARGS)
 
 base-model: install ## rebuild the embedded base model from its recipe (hours)
 	$(BIN)/studio base-model $(ARGS)

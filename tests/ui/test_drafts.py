@@ -10,6 +10,11 @@ from studio.ui.drafts import Drafts
 from studio.ui.samples import SAMPLES, sample_noun, sample_photos
 
 
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
 @pytest.fixture
 def draft(tmp_path):
     draft = Drafts(tmp_path / "drafts").new()
@@ -30,9 +35,9 @@ def test_captions_and_crops_are_what_is_trained_on_and_the_original_stays(draft)
     draft.write_caption("01.png", "  in a \n room ")
     draft.crop("01.png", (0.25, 0.25, 0.75, 0.75))
     assert (draft.photos_dir / "01.txt").read_text() == "in a room"
-    assert Image.open(draft.photos_dir / "01.png").size == (144, 144)
+    assert size_of(draft.photos_dir / "01.png") == (144, 144)
     draft.crop("01.png", None)
-    assert Image.open(draft.photos_dir / "01.png").size == (288, 288)
+    assert size_of(draft.photos_dir / "01.png") == (288, 288)
     draft.write_caption("01.png", "")
     assert draft.caption("01.png") == ""
     with pytest.raises(UserError, match="16 pixels"):
@@ -57,7 +62,7 @@ def test_the_upright_photo_is_what_is_cropped(tmp_path):
     draft = Drafts(tmp_path / "drafts").new()
     draft.add([path])
     draft.crop("01.jpg", (0.0, 0.0, 1.0, 0.5))
-    assert Image.open(draft.photos_dir / "01.jpg").size == (40, 40)
+    assert size_of(draft.photos_dir / "01.jpg") == (40, 40)
 
 
 def test_samples_are_five_photos_of_something_that_has_a_noun():
