@@ -13,10 +13,10 @@ from PIL import Image
 from studio.pipelines.errors import UserError
 from studio.service import GenerateSpec
 from studio.ui.pages import PAGES
+from studio.ui.proofs.serving import Served
 from studio.ui.samples import sample_photos
 from studio.ui.server import create_app
 from studio.ui.settings import UiSettings
-from tests.ui.conftest import Served
 
 API = "/gradio_api"
 

@@ -24,7 +24,7 @@ def browser_path() -> str | None:
 
 @dataclass
 class Seen:
-    """What a page did. errors: of its console and its programs. away: requests to other machines. failed: answers of 500 and up."""
+    """What a page did. errors: of its console. away: requests to other machines. failed: answers of 500 and up."""
 
     errors: list[str] = field(default_factory=list)
     away: list[str] = field(default_factory=list)
