@@ -20,7 +20,8 @@ NOTES = (
     "all right: every thing is in place and nearest, of 20 individuals of its class (chance 5 %), to the one that was taught;",
     "with a style, the judge names that style too. in place: in the prompt's order from the left, or in its box. leaked: of the",
     "things that are there, those that look most like their neighbour. clear: the judge's confidence in the things, minus the",
-    "same of each alone. passes: of the denoiser, guidance's included. 95 % intervals: bootstrap over prompts",
+    "same of each alone. passes: of the denoiser, guidance's included. CPU s, prepared s: of a picture, without what is prepared",
+    "for its prompt, and that alone, shared by the prompt's pictures. 95 % intervals: bootstrap over prompts",
 )
 
 
@@ -62,6 +63,7 @@ def composition_table(
         "passes",
         "GFLOP",
         "CPU s",
+        "prepared s",
     )
     return Table(title=title, columns=columns, rows=tuple(rows), notes=(*NOTES, *_refusals(outcomes, ways)))
 
@@ -182,14 +184,16 @@ def _clearness(outcomes: Outcomes, way: str, groups: Sequence[str]) -> Cell:
     return paired_difference([own[c] for c in both], [alone[c] for c in both], [c[0] for c in both])
 
 
-def _costs(outcomes: Outcomes, way: str, pictures: Sequence[Record], count: int) -> tuple[Cell, Cell, Cell]:
+def _costs(outcomes: Outcomes, way: str, pictures: Sequence[Record], count: int) -> tuple[Cell, Cell, Cell, Cell]:
     drawn = [r for r in pictures if r.get("passes") is not None]
     if not drawn:
-        return None, None, None
+        return None, None, None, None
     flops = outcomes.flops(way, count)
-    passes = sum(float(r["passes"]) for r in drawn) / len(drawn)
-    seconds = sum(float(r["cpu_seconds"]) for r in drawn) / len(drawn)
-    return round(passes), None if flops is None else round(flops / 1e9, 1), round(seconds, 2)
+    passes, seconds, prepared = (
+        sum(float(r[key]) for r in drawn) / len(drawn) for key in ("passes", "cpu_seconds", "preparing_seconds")
+    )
+    giga = None if flops is None else round(flops / 1e9, 1)
+    return round(passes), giga, round(seconds - prepared, 2), round(prepared, 2)
 
 
 def _refusals(outcomes: Outcomes, ways: Sequence[str]) -> list[str]:
