@@ -45,7 +45,7 @@ def create_app(studio: Studio, settings: UiSettings | None = None) -> FastAPI:
     add_api(
         app,
         studio,
-        ApiSettings(login=settings.login, names=settings.names, worker=settings.worker),
+        ApiSettings(login=settings.login, names=(*settings.names, settings.host), worker=settings.worker),
         headers=PAGE_HEADERS,
     )
     app.include_router(media_router(studio))
@@ -71,7 +71,7 @@ def _mounted(app: FastAPI, pages: gr.Blocks, studio: Studio, settings: UiSetting
         mcp_server=False,
         pwa=False,
         allowed_paths=[str(studio.home.root / "exports")],
-        blocked_paths=[str(studio.home.jobs_database), str(studio.home.library_database)],
+        blocked_paths=[str(studio.home.root / name) for name in ("jobs.sqlite3", "library.sqlite3", "access.sqlite3")],
         max_file_size=settings.max_upload,
         footer_links=[],
         i18n=translations(),

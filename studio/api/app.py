@@ -46,7 +46,13 @@ def add_api(app: FastAPI, studio: Studio, settings: ApiSettings, *, headers: Map
     app.include_router(health_router(studio, figures))
     app.include_router(login_router(access, throttle, login=settings.login))
     # The last one added is the first to see a request.
-    most = {f"{PREFIX}/upload/": settings.limits.upload_bytes, f"{PREFIX}/": settings.limits.body_bytes, "/login": MIB // 16}
+    limits = settings.limits
+    most = {
+        f"{PREFIX}/upload/": limits.upload_bytes,
+        f"{PREFIX}/": limits.body_bytes,
+        "/login": MIB // 16,
+        "/": limits.upload_bytes,
+    }
     app.add_middleware(BoundedBodies, most=most)
     app.add_middleware(KnownCallers, access=access, throttle=throttle, login=settings.login)
     app.add_middleware(SameOrigin)
@@ -73,6 +79,7 @@ def make_api(counter: Counter, figures: Figures) -> FastAPI:
     api.state.counter = counter
     add_problems(api, str(counter.studio.home.root))
     api.add_middleware(Measured, figures=figures)
+    api.add_middleware(SecurityHeaders, headers=SECURITY_HEADERS)  # stricter than those of a page around it
     for each in (drawing, jobs, events, library, uploads):
         api.include_router(each.router)
     api.include_router(_description(api))

@@ -31,7 +31,7 @@ from studio.service import (
 from studio.training.config.options import options
 
 Id = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Of a thing in the library.")]
-JobId = Annotated[str, Field(pattern=r"^\d{6}-\d{6}-[a-z0-9]{6}$", description="Of a job.")]
+JobId = Annotated[str, Field(pattern=r"^[0-9]{6}-[0-9]{6}-[a-z0-9]{6}$", description="Of a job.")]
 BaseId = Annotated[str, Field(pattern="^(embedded|[0-9a-f]{64})$", description='"embedded", or the id of a base model.')]
 Sampler = Literal["ddim", "euler", "euler_a", "dpm++"]
 Nothing = SkipJsonSchema[None]
@@ -64,7 +64,7 @@ class SubmitAsk(Spec):
     priority: Annotated[Int, Field(ge=-1000, le=1000)] = 0
     needs: Annotated[tuple[JobId, ...], Field(max_length=100)] = ()
     title: Annotated[str, Field(max_length=500)] | None = None
-    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] | None = None
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:[0-9]{1,3})?)$")] | None = None
     time_limit_seconds: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
     held: bool = False
 

@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from studio.api.access import SESSION_SECONDS, Access, token_id_of
 from studio.api.callers import COOKIE, address_of
+from studio.api.guards import SECURITY_HEADERS
 from studio.api.throttle import Throttle
 
 _PAGE = """<!doctype html>
@@ -59,4 +60,4 @@ def login_router(access: Access, throttle: Throttle, *, login: bool) -> APIRoute
 
 
 def _page(said: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return HTMLResponse(_PAGE.format(said=said), status, {"Cache-Control": "no-store", **(headers or {})})
+    return HTMLResponse(_PAGE.format(said=said), status, {**SECURITY_HEADERS, "Cache-Control": "no-store", **(headers or {})})

@@ -15,11 +15,13 @@ from starlette.testclient import TestClient
 
 from studio.api.access import Access
 from studio.api.app import create_app
+from studio.api.desk import Counter
 from studio.api.settings import ApiSettings, Limits
 from studio.service import Item, Studio
 
 V1 = "/api/v1"
-GENEROUS = Limits(reads="100000/minute", writes="100000/minute", failed_logins_in_all="100000/minute")
+MANY = "100000/minute"
+GENEROUS = Limits(reads=MANY, writes=MANY, failed_logins=MANY, failed_logins_in_all=MANY)
 
 
 @pytest.fixture
@@ -62,6 +64,11 @@ def of(guarded: FastAPI, access: Access) -> Callable[..., TestClient]:
 def client(app: FastAPI, token: str | None = None) -> TestClient:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     return TestClient(app, base_url="http://localhost", headers=headers, raise_server_exceptions=False, follow_redirects=False)
+
+
+def counter_of(app: FastAPI) -> Counter:
+    """What all routes of the application share."""
+    return next(route.app.state.counter for route in app.routes if getattr(route, "path", "") == V1)
 
 
 def png(side: int = 32, colour: int = 0) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from studio.service import BatchSpec, GenerateSpec, Studio
-from tests.api.conftest import V1, adapter_item, png, problem
+from tests.api.conftest import V1, adapter_item, counter_of, png, problem
 
 
 def ask(api: TestClient, path: str = "/generate", key: str | None = None, **values) -> object:
@@ -44,8 +44,7 @@ def test_the_same_key_is_done_once(api: TestClient, studio: Studio):
 def test_an_answer_that_was_lost_is_given_again(api: TestClient, studio: Studio):
     """The process died after the job was handed in and before its answer was noted: the same job, not a second one."""
     first = ask(api, key="k").json()
-    app = api.app
-    database = app.routes[0].app.state.counter.access.database
+    database = counter_of(api.app).access.database
     with database.write() as connection:
         connection.execute("UPDATE answers SET status = NULL, body = NULL, created = created - 3000")
     assert ask(api, key="k").json()["id"] == first["id"]

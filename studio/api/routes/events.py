@@ -32,7 +32,7 @@ def job_events(
     job_id: AJob,
     follow: Annotated[bool, Query(description="false: end after what has happened so far.")] = True,
     last_event_id: Annotated[
-        str | None, Header(alias="Last-Event-ID", pattern=r"^\d{1,15}$", description="Only what happened after this event.")
+        str | None, Header(alias="Last-Event-ID", pattern=r"^[0-9]{1,15}$", description="Only what happened after this event.")
     ] = None,
 ) -> EventSourceResponse:
     """Events `state`, `progress`, `picture`, `message` … of a job, with their numbers as ids; `end` after the last."""

@@ -23,7 +23,7 @@ from studio.service import Job, JobFilter, State
 
 router = APIRouter(tags=["jobs"])
 
-AJob = Annotated[str, InPath(pattern=r"^\d{6}-\d{6}-[a-z0-9]{6}$", description="The job's id.")]
+AJob = Annotated[str, InPath(pattern=r"^[0-9]{6}-[0-9]{6}-[a-z0-9]{6}$", description="The job's id.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before.")]
 KindName = Literal["train", "generate", "compose", "compare", "conflicts", "stylize", "batch"]
 assert set(SPECS) == set(KindName.__args__)  # type: ignore[attr-defined]
