@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.evals.statistics import bootstrap_interval, paired_difference, share_interval, wilson_interval
+from studio.evals.statistics import bootstrap_interval, bootstrap_ratio, paired_difference, share_interval, wilson_interval
 
 
 def test_wilson_known_values():
@@ -70,3 +70,16 @@ def test_pairing_removes_what_both_share():
 
 def test_no_values_give_no_estimate():
     assert isnan(bootstrap_interval([]).estimate)
+
+
+def test_a_ratio_has_an_interval_of_its_own():
+    same = bootstrap_ratio([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    assert (same.estimate, same.low, same.high, same.num) == (0.5, 0.5, 0.5, 3)
+    rng = np.random.default_rng(0)
+    below = rng.uniform(1, 2, 400)
+    above = 0.7 * below + rng.normal(0, 0.1, 400)
+    found = bootstrap_ratio(above.tolist(), below.tolist(), list(range(200)) * 2)
+    assert found.low < 0.7 < found.high and found.high - found.low < 0.05 and found.num == 200
+    assert isnan(bootstrap_ratio([1.0], [0.0]).estimate) and bootstrap_ratio([], []).num == 0
+    with pytest.raises(ValueError, match="equal lengths"):
+        bootstrap_ratio([1.0], [])
