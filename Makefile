@@ -13,7 +13,7 @@ OUTPUT ?= outputs/demo
 TEST_JOBS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1); echo $$((cores > 4 ? 4 : cores)))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara eval-composition proof-layouts proof-service bench-serving proof-ui screens clean
+.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara eval-composition proof-layouts proof-service bench-batch bench-serving proof-ui screens clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ sweep-sara: install ## learning rates of SaRA on the embedded base (an hour; ARG
 
 proof-service: install-dev ## jobs that survive, in full: kills, damage, 10,000 jobs, 10,000 fuzz cases (half an hour)
 	STUDIO_PROOF=full STUDIO_PROOF_RECORDS=docs/figures/service $(PYTEST) -s tests/proof $(ARGS)
+
+bench-batch: install ## 64 pictures with 16 adapters through a batch, against a loop over PEFT's set_adapters
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.evals.batch_speed $(ARGS)
 
 bench-serving: install ## 1,000 adapters, 64 requests: pictures per second in groups against one at a time
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.proofs.adapter_serving $(ARGS)
