@@ -13,6 +13,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LOCAL = ("127.0.0.1", "localhost")
+STATE_PATH = "/run/predict"
+SETTLE_MS = 1000
 WAIT_MS = 120_000
 """Browsers of busy machines take their time."""
 
@@ -76,7 +78,8 @@ def open_page(browser: Browser, seen: Seen, **options: Any) -> Iterator[Page]:
 
 
 def go(page: Page, address: str, name: str) -> None:
-    """Open one of our pages, and wait until it can be used: its first state has been read."""
-    page.goto(f"{address}/{'' if name == 'start' else name}", timeout=WAIT_MS)
+    """Open one of our pages, and wait until it can be used: it has read its state for the first time."""
+    with page.expect_response(lambda answer: STATE_PATH in answer.url, timeout=WAIT_MS):
+        page.goto(f"{address}/{'' if name == 'start' else name}", timeout=WAIT_MS)
     page.wait_for_selector(f"#page-{name.partition('?')[0]}")
-    page.wait_for_load_state("networkidle", timeout=WAIT_MS)
+    page.wait_for_timeout(SETTLE_MS)

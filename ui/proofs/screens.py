@@ -21,7 +21,7 @@ WIDTHS = {1280: 800, 390: 390}
 THEMES = ("light", "dark")
 MAX_HEIGHT = 2400
 QUALITY = 72
-SETTLE_MS = 2500
+SETTLE_MS = 1500
 
 
 def main() -> None:
