@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from studio.pipelines.errors import OutputError, StudioError, UserError
 from studio.pipelines.files import output_errors
 
-BUSY_SECONDS = 10.0
+BUSY_SECONDS = 60.0
 OPENING_SECONDS = 120.0
 
 
