@@ -46,6 +46,12 @@ def cover() -> list[tuple[int, str, tuple[int, int], str]]:
     return [(number, family, *pairs[place % len(pairs)]) for place, (number, family) in enumerate(cells)]
 
 
+def bound(kind: StrategyKind[Any]) -> list[dict[str, Any]]:
+    """Two entries with words of their own, the first with a region where the strategy knows them."""
+    region = {"region": {"box": [0.5, 0.25, 1, 1]}} if kind.uses_regions else {}
+    return [{"words": "cat"} | region, {"words": "dog"}]
+
+
 @pytest.mark.parametrize(("number", "family", "size", "scheduler"), cover())
 def test_it_draws_batches_on_every_structure_size_and_sampler(
     bases: dict[str, BaseModel], number: int, family: str, size: tuple[int, int], scheduler: str
@@ -54,7 +60,7 @@ def test_it_draws_batches_on_every_structure_size_and_sampler(
     before = {name: tensor.clone() for name, tensor in base.unet.state_dict().items()}
     adapters = [lora(base, 1), kronecker(base, 2)]
     values: dict[str, Any] = {"height": size[0], "width": size[1], "scheduler": scheduler, "num_images": 3}
-    latents = drawn(base, adapters, kind.name, **values)
+    latents = drawn(base, adapters, kind.name, entries=bound(kind), **values)
     assert latents.shape == (3, 4, size[0] // 8, size[1] // 8)
     assert torch.isfinite(latents).all()
     assert not torch.allclose(latents[0], latents[1])
