@@ -6,7 +6,6 @@ both structures. The full product runs with `pytest -m bench`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -46,12 +45,11 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModel]:
     return found
 
 
-def cover() -> Iterator[tuple[str, str, tuple[int, int], str]]:
+def cover() -> list[tuple[str, str, tuple[int, int], str]]:
     """(strategy, structure, size, sampler)."""
     cells = [(kind.name, family) for family in FAMILIES for kind in STRATEGIES]
     pairs = [(SIZES[turn % 4], SCHEDULERS[turn % 3]) for turn in range(12)]  # 4 and 3 have no common divisor: all 12 pairs
-    for place, cell in enumerate(cells):
-        yield (*cell, *pairs[place % len(pairs)])
+    return [(*cell, *pairs[place % len(pairs)]) for place, cell in enumerate(cells)]
 
 
 def check(
@@ -71,7 +69,7 @@ def check(
 
 
 def test_the_cover_has_all_pairs():
-    cells = list(cover())
+    cells = cover()
     assert {(strategy, family) for strategy, family, _, _ in cells} == set(product([k.name for k in STRATEGIES], FAMILIES))
     for family in FAMILIES:
         mine = [(size, scheduler) for _, other, size, scheduler in cells if other == family]
