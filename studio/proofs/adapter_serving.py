@@ -27,7 +27,7 @@ from studio.pipelines.base_files.content_hash import file_sha256
 from studio.pipelines.base_model import BaseModel, load_base
 from studio.pipelines.files import atomic_write_json
 from studio.pipelines.generation import GenerationRequest, generate
-from studio.pipelines.grouped_generation import GroupShape, PictureOrder, draw_group
+from studio.pipelines.mixed_batch import MixedRow, SharedShape, draw_mixed
 
 WORDS = ("a red cat", "a blue robot", "a green mug", "a yellow boat", "a purple dog", "an orange house")
 
@@ -83,11 +83,11 @@ def draw_one_by_one(base: BaseModel, orders: Sequence[tuple[Path, str, int]], st
 
 def draw_grouped(base: BaseModel, store: AdapterStore, orders: Sequence[tuple[Path, str, int]], steps: int) -> list[Image.Image]:
     """All requests in one pass, adapters from the store."""
-    group = [
-        PictureOrder(prompt=prompt, seed=seed, adapters=((store.get(path, file_sha256(path)), 1.0),))
+    rows = [
+        MixedRow(prompt=prompt, seed=seed, routes=(Route(store.get(path, file_sha256(path)), 1.0),))
         for path, prompt, seed in orders
     ]
-    return draw_group(base, group, GroupShape(steps=steps))
+    return draw_mixed(base, rows, SharedShape(steps=steps)).images
 
 
 def compare(

@@ -10,9 +10,11 @@ from studio.jobs.specs import GenerateSpec
 from studio.jobs.work.models import Models
 from studio.jobs.work.pictures import PictureShelf
 from studio.jobs.work.reporting import Reporter
+from studio.pipelines.adapters import Adapter, Route
+from studio.pipelines.adapters.patching import acts_per_position, module_at
 from studio.pipelines.base_model import BaseModel
 from studio.pipelines.generation import GenerationRequest, check_adapters, resolve_request
-from studio.pipelines.grouped_generation import GroupShape, PictureOrder, can_share, group_routes
+from studio.pipelines.mixed_batch import MixedRow, SharedShape
 from studio.pipelines.pictures import PictureRecord
 
 
@@ -33,8 +35,8 @@ class PictureTask:
     shelf: PictureShelf
     reporter: Reporter
     records: list[PictureRecord]
-    orders: list[PictureOrder]
-    shape: GroupShape
+    rows: list[MixedRow]
+    shape: SharedShape
     key: tuple[object, ...]
     shareable: bool
     waiting: list[int]
@@ -66,14 +68,14 @@ def open_task(folder: JobFolder, handed_in: HandedIn, attempt: int, models: Mode
     assert isinstance(spec, GenerateSpec)
     assert spec.seed is not None, "drawn when the job is handed in"
     base = models.base(spec.base, spec.dtype)
-    adapters = tuple((models.adapter(choice, spec.dtype), choice.strength) for choice in spec.adapters)
+    routes = tuple(Route(models.adapter(choice, spec.dtype), choice.strength) for choice in spec.adapters)
+    check_adapters(base, routes)
     prompts = [prompt for prompt in spec.prompts for _ in range(spec.num_images)]
     seeds = [(spec.seed + number) % 2**63 for _ in spec.prompts for number in range(spec.num_images)]
-    orders = [
-        PictureOrder(prompt=prompt, seed=seed, negative_prompt=spec.negative_prompt, adapters=adapters)
+    rows = [
+        MixedRow(prompt=prompt, seed=seed, negative_prompt=spec.negative_prompt, routes=routes)
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
-    check_adapters(base, group_routes(orders[:1]))
     shelf = PictureShelf(handed_in, models.library, metadata=spec.metadata)
     records = _records(spec, base, models, prompts, seeds)
     reporter = Reporter(folder)
@@ -92,8 +94,8 @@ def open_task(folder: JobFolder, handed_in: HandedIn, attempt: int, models: Mode
         shelf=shelf,
         reporter=reporter,
         records=records,
-        orders=orders,
-        shape=GroupShape(
+        rows=rows,
+        shape=SharedShape(
             steps=spec.steps,
             guidance_scale=spec.guidance_scale,
             height=spec.height,
@@ -101,8 +103,22 @@ def open_task(folder: JobFolder, handed_in: HandedIn, attempt: int, models: Mode
             scheduler=spec.scheduler,
         ),
         key=(spec.base, spec.dtype, spec.width, spec.height, spec.steps, spec.scheduler, spec.guidance_scale),
-        shareable=all(can_share(base, adapter) for adapter, _ in adapters),
+        shareable=all(_can_share(base, route.adapter) for route in routes),
         waiting=waiting,
+    )
+
+
+def _can_share(base: BaseModel, adapter: Adapter) -> bool:
+    """Whether all of the adapter can be confined to single rows: changes of biases, norms and embeddings cannot.
+
+    Raises:
+        AdapterMismatchError: it names layers that the base does not have.
+    """
+    components = base.components()
+    return all(
+        acts_per_position(patch, module_at(components[path.component], path, adapter.info.name), path)
+        for path, patch in adapter.patches.items()
+        if path.component in components
     )
 
 

@@ -28,7 +28,7 @@ from studio.jobs.work.grouping import WAIT_SECONDS, Grouper, Pick
 from studio.jobs.work.models import Models
 from studio.library.library import Library
 from studio.pipelines.errors import Cancelled, StudioError
-from studio.pipelines.grouped_generation import draw_group
+from studio.pipelines.mixed_batch import draw_mixed
 from studio.storage.home import Home
 
 
@@ -113,7 +113,7 @@ class Renderer:
     def _draw(self, group: Sequence[Pick]) -> None:
         tasks = list({id(pick.task): pick.task for pick in group}.values())
         self.reply({"touching": [task.folder.path.name for task in tasks]})
-        orders = [pick.task.orders[pick.index] for pick in group]
+        rows = [pick.task.rows[pick.index] for pick in group]
         base = self.models.base(tasks[0].spec.base, tasks[0].spec.dtype)
         shares = {id(task): sum(pick.task is task for pick in group) for task in tasks}
         began: list[float] = []
@@ -131,7 +131,7 @@ class Renderer:
             return self.closed or all(task.is_stopped() for task in tasks)
 
         try:
-            images = draw_group(base, orders, tasks[0].shape, on_step=on_step, should_stop=should_stop)
+            images = draw_mixed(base, rows, tasks[0].shape, on_step=on_step, should_stop=should_stop).images
         except Cancelled:
             return
         except Exception as error:
