@@ -120,6 +120,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
         return proposed_token([item.trigger for item in items if item.trigger])
 
     first_time(begin, [token])
+    first_time(show_estimate, [estimate], inputs=[photos.draft_id, *form])
 
 
 def _chips(nouns: gr.HTML, noun: gr.Textbox) -> None:
