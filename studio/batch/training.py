@@ -42,7 +42,9 @@ def train_task(
     """
     toml = write_config(task, folder, device=device, photos=photos)
     log = folder / LOG
-    command = training_command(task, toml, device)
+    # Once it was done, it is asked for anew; half done, it goes on.
+    command = [*training_command(task, toml, device), *(["--no-resume"] if (folder / DONE).is_file() else [])]
+    (folder / DONE).unlink(missing_ok=True)
     with log.open("ab") as stream:
         child = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
         code = _wait(child, should_stop)
