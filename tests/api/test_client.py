@@ -42,7 +42,7 @@ def generated(server: str, token: str) -> OpenAPI:
 
     headers = {"Authorization": f"Bearer {token}"}
     description = httpx2.get(f"{server}{V1}/openapi.json", headers=headers, timeout=60.0, trust_env=False).json()
-    api = OpenAPI(f"{server}{V1}/openapi.json", description, session_factory=session)
+    api = OpenAPI(f"{server}{V1}/openapi.json", description, session_factory=session, use_operation_tags=False)
     api.authenticate(token=token)
     return api
 

@@ -68,22 +68,12 @@ def watched() -> Iterator[list[tuple[str, object]]]:
 @pytest.mark.parametrize("path", PATHS)
 def test_no_path_leads_out(api: TestClient, studio: Studio, watched: list, path: str):
     """In the place of every id of every route, shown or hidden, and as a whole address."""
-    templates = {url.replace("260101-000000-aaaaaa", path).replace("0" * 64, path) for _, url in every_route(api.app)}
-    addresses = [
-        *templates,
-        f"/{path}",
-        f"{V1}/{path}",
-        f"{V1}/library/{path}/file",
-        f"{V1}/jobs/{path}/pictures/0",
-        f"/media/{path}",
-    ]
-    for address in addresses:
-        if path not in address:
-            continue
-        for method in ("GET", "POST", "PATCH", "DELETE"):
-            answer = api.request(method, address)
-            assert answer.status_code in (404, 405, 422), (method, address, answer.status_code, answer.text[:200])
-            assert "root:" not in answer.text and "SQLite format" not in answer.text
+    routes = [(method, url.replace("260101-000000-aaaaaa", path).replace("0" * 64, path)) for method, url in every_route(api.app)]
+    wild = [("GET", address) for address in (f"/{path}", f"{V1}/{path}", f"/media/{path}", f"{V1}/jobs/{path}/pictures/{path}")]
+    for method, address in [*(route for route in routes if path in route[1]), *wild]:
+        answer = api.request(method, address)
+        assert answer.status_code in (404, 405, 422), (method, address, answer.status_code, answer.text[:200])
+        assert "root:" not in answer.text and "SQLite format" not in answer.text
     assert watched == []
 
 

@@ -16,6 +16,8 @@ from tests.api.conftest import V1, png, problem
 
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 
+PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
 
 def adapter(**metadata: str) -> bytes:
     """A LoRA for Stable Diffusion 1.5 in PEFT's names, as diffusers writes them."""
@@ -54,8 +56,8 @@ def test_an_adapter_is_sent_used_and_sent_back(api: TestClient, studio: Studio):
         b"PK\x03\x04" + bytes(100),
         struct.pack("<Q", 2**62) + b"{}",
         adapter()[:-10],
-        header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, bytes(12)),
-        header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(8)),
+        header({"a": PAIR, "b": {**PAIR, "data_offsets": [4, 12]}}, bytes(12)),
+        header({"a": PAIR}, bytes(8)),
         header({}),
         b"<script>alert(1)</script>",
     ],
