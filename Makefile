@@ -13,7 +13,7 @@ OUTPUT ?= outputs/demo
 TEST_JOBS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1); echo $$((cores > 4 ? 4 : cores)))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara eval-composition proof-layouts proof-service bench-batch bench-serving proof-ui screens clean
+.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara eval-composition proof-layouts proof-service bench-batch bench-serving api-client proof-ui screens clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,14 @@ proof-layouts: install ## draw the layouts of a JSON file with toy things (ARGS=
 ui: ## open the page in the browser (ARGS="--port 8000")
 	@.ci/install ui
 	$(BIN)/studio ui $(ARGS)
+
+api-client: ## a typed Python client made from the API's description: build/api-client/studio_client
+	@.ci/install ui
+	rm -rf build/api-client && mkdir -p build/api-client
+	$(BIN)/python -m studio.api.description > build/api-client/openapi.json
+	$(BIN)/python -m venv build/api-client/tool
+	build/api-client/tool/bin/pip install --quiet openapi-python-client==0.29.1
+	cd build/api-client && PATH="$$PWD/tool/bin:$$PATH" tool/bin/openapi-python-client generate --path openapi.json --meta none --output-path studio_client
 
 proof-ui: install-dev ## the page in a real browser: reload in mid-training, two tabs, restarts, bombs, 500 pictures, axe
 	$(BIN)/python -m studio.ui.proofs.long_list $(ARGS)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
 
 from studio import __version__
 from studio.api.access import Access
@@ -84,6 +85,13 @@ def make_api(counter: Counter, figures: Figures) -> FastAPI:
         api.include_router(each.router)
     api.include_router(_description(api))
     return api
+
+
+def api_of(app: FastAPI) -> FastAPI:
+    """The application under /api/v1 of one that `add_api` was called with."""
+    found = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == PREFIX)
+    assert isinstance(found, FastAPI)
+    return found
 
 
 def _description(api: FastAPI) -> APIRouter:
