@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from studio.jobs.job import Job
 from studio.jobs.specs import JobSpec
 from studio.pipelines.errors import StudioError
-from studio.service import Studio
+from studio.service import JobFilter, Studio
 from studio.ui.parts.html import note
 from studio.ui.settings import UiSettings
 from studio.ui.strings import Words
@@ -54,14 +55,10 @@ def attempt(action: Callable[[], object]) -> str:
 
 def latest(studio: Studio, kinds: tuple[str, ...], *, job_id: str | None = None) -> Job | None:
     """The job with this id, else the last one handed in of these kinds."""
-    from studio.service import JobFilter
-
     if job_id:
-        try:
+        with contextlib.suppress(StudioError):  # an old address: the last job is shown instead
             job = studio.job(job_id)
-        except StudioError:
-            job = None
-        if job is not None and job.kind in kinds:
-            return job
+            if job.kind in kinds:
+                return job
     found = studio.jobs(JobFilter(kinds=kinds), limit=1)
     return found[0] if found else None
