@@ -140,7 +140,7 @@ def evaluate_composition(
 
 def _train(shop: _Workshop, settings: Mapping[str, object]) -> None:
     cache = TrainingCache(shop.output.parent / "trained", shop.base, settings)
-    subjects = [*map(ComposedIndividual, INDIVIDUALS), *map(ComposedStyle, STYLES)]
+    subjects: list[ComposedIndividual | ComposedStyle] = [*map(ComposedIndividual, INDIVIDUALS), *map(ComposedStyle, STYLES)]
     for subject in subjects:
         shop.board.begin(f"training {subject.name}", TRAINING_UNITS)
         training = cache.training(item_of(subject), subject, shop.stop, lambda done, total: shop.board.at(done / total))

@@ -126,8 +126,10 @@ def _drawn(base: BaseModel, plan: CompositionPlan, adapters: Sequence[Adapter]) 
 def count_flops(base: BaseModel, prompt: ComposedPrompt, way: Way, adapters: Mapping[str, Adapter], *, steps: int) -> int | None:
     """FLOPs of one picture (products, convolutions and attention, backward passes too, preparations not); None if refused."""
     plan, names = plan_of(prompt, way, num_seeds=1, steps=steps)
+    acting = [adapters[name] for name in names]
     try:
-        compiled = compile_scene(make_scene(plan, base, [adapters[name] for name in names]))
+        _drawn(base, plan.model_copy(update={"steps": 1}), acting)  # what adapters keep after their first use is not counted
+        compiled = compile_scene(make_scene(plan, base, acting))
     except UserError:
         return None
     with FlopCounterMode(display=False) as counter:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from studio.evals.composition_bars import Bar, bars, bars_table, rankings_table
 from studio.evals.composition_drawing import Way
-from studio.evals.composition_outcomes import Outcomes
-from studio.evals.composition_plan import FOUR, PAIRS, SAME, STYLE, THREE, Budget, prompts_of
+from studio.evals.composition_outcomes import Outcomes, best_ways
+from studio.evals.composition_plan import FOUR, PAIRS, STYLE, THREE, Budget, prompts_of
 from studio.evals.composition_tables import (
     COUNTS,
     adapters_table,
@@ -94,6 +94,23 @@ def write_report(findings: Findings, output: Path) -> None:
         picture = grid(findings, group, output)
         if picture is not None:
             picture.save(output / f"grid-{group}.png", optimize=True)
+    overview(findings, output).save(output / "overview.png", optimize=True)
+
+
+def overview(findings: Findings, output: Path) -> Image.Image:
+    """A few prompts of pairs by the base, the plain merge, the best ways and as it truly looks: the documentation's picture."""
+    outcomes, merge = findings.outcomes, findings.merge.name
+    best = [best_ways(outcomes, [name for name in group if name != merge], 1) for group in (findings.free, findings.boxed)]
+    prompts = [prompt for group in PAIRS for prompt in prompts_of(group, min(2, findings.budget.num_prompts))]
+    labels = {
+        BASE.name: "base model",
+        merge: merge,
+        **{name: name for names in best for name in names},
+        TRUTH: "as they truly look",
+    }
+    present = [way for way in labels if all(_path(output, way, prompt.id).is_file() for prompt in prompts)]
+    columns = [prompt.text for prompt in prompts]
+    return _sheet(present, [prompt.id for prompt in prompts], columns, output, [labels[way] for way in present])
 
 
 def grid(findings: Findings, group: str, output: Path) -> Image.Image | None:
@@ -102,20 +119,22 @@ def grid(findings: Findings, group: str, output: Path) -> Image.Image | None:
     budget = findings.budget
     prompts = prompts_of(group, budget.num_prompts if pairs else budget.num_many)
     ways = [*findings.free, *findings.boxed] if pairs else list(findings.many)
-    labels: list[str] = []
-    images: list[Image.Image] = []
-    for way in (BASE.name, *ways, TRUTH):
-        paths = [output / "pictures" / way / prompt.id / "0.png" for prompt in prompts]
-        if all(path.is_file() for path in paths):
-            labels.append(way)
-            images += [Image.open(path).convert("RGB") for path in paths]
-    if not images:
+    rows = [BASE.name, *ways, TRUTH]
+    present = [way for way in rows if all(_path(output, way, prompt.id).is_file() for prompt in prompts)]
+    if not present:
         return None
-    return contact_sheet(images, column_labels=[prompt.text for prompt in prompts], row_labels=labels)
+    return _sheet(present, [prompt.id for prompt in prompts], [prompt.text for prompt in prompts], output, present)
+
+
+def _sheet(ways: Sequence[str], prompts: Sequence[str], columns: Sequence[str], output: Path, rows: Sequence[str]) -> Image.Image:
+    images = [Image.open(_path(output, way, prompt)).convert("RGB") for way in ways for prompt in prompts]
+    return contact_sheet(images, column_labels=columns, row_labels=rows)
+
+
+def _path(output: Path, way: str, prompt: str) -> Path:
+    """The first seed's picture."""
+    return output / "pictures" / way / prompt / "0.png"
 
 
 def _no_adapters(ways: Sequence[str]) -> list[str]:
     return [way + NO_ADAPTERS for way in ways if way.startswith(LORA_COMPOSER)]
-
-
-assert SAME in PAIRS
