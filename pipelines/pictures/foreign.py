@@ -69,7 +69,7 @@ def read_picture(path: Path) -> PictureFacts:
                 raise ImageError(f"{path} has {size[0]}x{size[1]} pixels, which is too many.")
             if image.format == "PNG":
                 image.load()  # chunks may stand after the pixels
-            texts = {key: value for key, value in image.info.items() if isinstance(value, str) and len(value) <= MAX_TEXT}
+            texts = {str(key): value for key, value in image.info.items() if isinstance(value, str) and len(value) <= MAX_TEXT}
             comment = _user_comment(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} is not a readable picture.") from error

@@ -138,7 +138,7 @@ def _pictures(
             for number in range(request.num_images):
                 seed = request.seed if request.seed == "random" else request.seed + number
                 counted = {"seed": str(seed)} if request.num_images > 1 and seed != "random" else {}
-                change = {
+                change: dict[str, Any] = {
                     "prompt": plain,
                     "negative_prompt": negative,
                     "adapters": tuple(adapters),

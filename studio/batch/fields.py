@@ -226,7 +226,7 @@ def request_of(values: Mapping[str, Any], where: str) -> AnyRequest:
         own = {key: rest.pop(key) for key in list(rest) if key in model.model_fields and key != "values"}
         rest = {**own, "values": rest}
     try:
-        return model.model_validate(rest)  # type: ignore[return-value]
+        return model.model_validate(rest)
     except ValidationError as error:
         problems = [_sentence(each, model, where) for each in error.errors(include_url=False)]
     raise ConfigError("\n".join(dict.fromkeys(problems)))

@@ -8,14 +8,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from studio.batch.axes import Axis, axes_of
 from studio.batch.fields import canonical_keys
 from studio.batch.prompt_lines import requests_of_lines
-from studio.batch.prompts import WildcardSettings
+from studio.batch.prompts import Wildcards, WildcardSettings
 from studio.composition.plan_files import plan_values, read_plan, yaml_values
 from studio.pipelines.errors import ConfigError, MissingFileError
 
@@ -156,10 +156,11 @@ def _tables(values: Any, where: str) -> list[Mapping[str, Any]]:
 
 
 def _wildcards(values: Mapping[str, Any], path: Path) -> WildcardSettings:
-    mode = values.get("wildcards", "all")
-    mode = "off" if mode is False else mode  # YAML's word for off
-    if mode not in ("all", "random", "off"):
-        raise ConfigError(f"{path}: wildcards should be all, random or off, not {mode!r}.")
+    said = values.get("wildcards", "all")
+    said = "off" if said is False else said  # YAML's word for off
+    mode = next((each for each in get_args(Wildcards) if each == said), None)
+    if mode is None:
+        raise ConfigError(f"{path}: wildcards should be all, random or off, not {said!r}.")
     folder = values.get("wildcards_dir")
     count, seed = values.get("wildcard_count", 1), values.get("wildcard_seed", 0)
     if not isinstance(count, int) or not isinstance(seed, int) or count < 1:

@@ -90,11 +90,9 @@ class Resolver:
         family = facts.family
         if request.scheduler is not None:
             scheduler_title(request.scheduler)
-        sides = {
-            "width": facts.size if request.width is None else request.width,
-            "height": facts.size if request.height is None else request.height,
-        }
-        for name, side in sides.items():
+        width = facts.size if request.width is None else request.width
+        height = facts.size if request.height is None else request.height
+        for name, side in (("width", width), ("height", height)):
             if side % family.size_multiple:
                 raise ConfigError(f"the {name} should be a multiple of {family.size_multiple} pixels, not {side}.")
         assert request.seed != "random"
@@ -104,12 +102,13 @@ class Resolver:
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             seed=request.seed,
+            width=width,
+            height=height,
             steps=request.steps,
             guidance_scale=family.default_guidance_scale if request.guidance_scale is None else request.guidance_scale,
             scheduler=family.default_scheduler if request.scheduler is None else request.scheduler,
             dtype=self.dtype,
             adapters=tuple(self._adapter(each) for each in request.adapters),
-            **sides,
         )
 
     def _adapter(self, wanted: AdapterRef) -> AdapterPart:

@@ -97,8 +97,8 @@ def _sheet(pictures: Sequence[Placed], column_key: str, row_key: str | None, tit
     images = []
     for members in cells.values():
         for column in columns:
-            picture = members.get(column)
-            images.append(Image.new("RGB", size, BLANK) if picture is None else opened[id(picture)])
+            here = members.get(column)
+            images.append(Image.new("RGB", size, BLANK) if here is None else opened[id(here)])
     return contact_sheet(
         images,
         columns=len(columns),

@@ -82,7 +82,9 @@ def batch(
     """
     from studio.batch.runner import BatchOptions
 
-    place, weights = placement(device, Precision.AUTO if dtype is None else dtype)
+    if executor not in EXECUTORS:
+        raise UserError(f"There is no executor {executor!r}; there are: {', '.join(EXECUTORS)}.")
+    place, weights = _placement(device, Precision.AUTO if dtype is None else dtype, is_here=executor == "local")
     options = BatchOptions(
         file=file,
         output=Path("outputs") / file.stem if output is None else output,
@@ -92,16 +94,14 @@ def batch(
         shard=_shard(shard),
         continue_on_error=continue_on_error,
         batch_size=batch_size,
-        dtype=None if dtype is None else str(weights).removeprefix("torch."),
-        default_dtype=str(weights).removeprefix("torch."),
-        device=str(place),
+        dtype=None if dtype is None else weights,
+        default_dtype=weights,
+        device=place,
         threads=threads,
         adapters_dirs=tuple(adapters_dir or ()),
         fields=_fields(set_ or []),
         scorer=scorer,
     )
-    if executor not in EXECUTORS:
-        raise UserError(f"There is no executor {executor!r}; there are: {', '.join(EXECUTORS)}.")
     if dry_run:
         from studio.batch.runner import plan_batch
 
@@ -114,6 +114,16 @@ def batch(
     else:
         outcome = _run(options, executor, workers, address)
     _tell(outcome, options)
+
+
+def _placement(device: str, precision: Precision, *, is_here: bool) -> tuple[str, str]:
+    """The device's name and the type of the weights. Other machines may have devices that this one lacks."""
+    if is_here:
+        place, weights = placement(device, precision)
+        return str(place), str(weights).removeprefix("torch.")
+    name = "cpu" if device == "auto" else device
+    automatic = "bfloat16" if name.startswith("cuda") else "float32"
+    return name, automatic if precision is Precision.AUTO else precision.value
 
 
 def _run(options: BatchOptions, executor: str, workers: int, address: str | None) -> BatchOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from studio.batch.folder import BatchFolder, read_lines
 from studio.pipelines.errors import ConfigError, MissingFileError, StudioError, UserError
 from studio.pipelines.pictures import read_png
-from tests.support.batches import BATCH, pictures, run, run_killed, write_batch
+from tests.support.batches import BATCH, pictures, run, run_and_signal, run_killed, write_batch
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,18 @@ def test_one_that_fails_does_not_sink_the_rest(file: Path, undisturbed: dict[str
     assert run(other, tmp_path / "b", continue_on_error=True, only_failed=True).done_now == 0
     with pytest.raises(StudioError, match="job 2: .*was made for"):
         run(write_batch(folder, foreign, "foreign.yaml"), tmp_path / "b")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_its_code_and_what_is_finished_stays(
+    file: Path, undisturbed: dict[str, bytes], tmp_path: Path, number: signal.Signals, code: int
+):
+    other = write_batch(file.parent, BATCH.rstrip() + "\n  - {prompt: long, steps: 1000, num_images: 4}\n", f"long-{code}.yaml")
+    arguments = ["batch", str(other), "-o", str(tmp_path), "--device", "cpu", "--batch-size", "4", "--threads", "1"]
+    ended = run_and_signal(arguments, number, lambda: len(list(tmp_path.glob("0000[0-3]*.json"))) == 4)
+    assert ended == code
+    kept = pictures(tmp_path)
+    assert len(kept) >= 8 and all(kept[name] == undisturbed[name] for name in kept if name in undisturbed)
 
 
 def test_refusals(file: Path, tmp_path: Path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,28 @@ def run_killed(file: Path, output: Path, point: int) -> int:
     child.join(120)
     assert child.exitcode is not None, "it hangs"
     return child.exitcode
+
+
+def run_and_signal(arguments: Sequence[str], number: signal.Signals, until: Callable[[], bool]) -> int | None:
+    """The exit code of the `studio` command in a process of its own that gets a signal as soon as `until` says so."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.batches", "studio.composition.strategies", "studio.workflows.compose"])
+    child = context.Process(target=_command, args=(list(arguments),))
+    child.start()
+    deadline = time.monotonic() + 100
+    while not until() and child.exitcode is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert child.pid is not None
+    os.kill(child.pid, number)
+    child.join(100)
+    return child.exitcode
+
+
+def _command(arguments: list[str]) -> None:
+    from studio.cli.main import main
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the fork server's children pass it over
+    main(arguments)
 
 
 def _run_and_die(file: str, output: str, point: int) -> None:

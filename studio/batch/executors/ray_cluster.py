@@ -91,7 +91,7 @@ class RayExecutor:
 
     def _all(self, ray: Any, work: Sequence[Work], should_stop: Stop) -> Iterator[Outcome]:
         remote = ray.remote(work_on_node)
-        pieces = {}
+        pieces: dict[Any, Work] = {}
         waiting = list(work)
         # Enough to keep every node busy, and not all at once: a file is sent when the first group that needs it is.
         most = max(2, int(ray.cluster_resources().get("CPU", 1)) * 2)
@@ -275,8 +275,10 @@ def _outcome(piece: Work, answer: tuple[str, list[bytes]]) -> Outcome:
         Drawn(each["id"], data, PictureRecord.from_json(each["record"]))
         for each, data in zip(values["pictures"], blobs[:count], strict=True)
     ]
-    names = [name for name in values["files"] if ".." not in Path(name).parts and not Path(name).is_absolute()]
-    files = dict(zip(names, blobs[count:], strict=True))
+    files = dict(zip(values["files"], blobs[count:], strict=True))
+    for name in files:
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise StudioError(f"A node sent a file for {name!r}, which is outside the training's folder.")
     adapter = Path(piece.folder) / "adapter.safetensors" if files else None
     return Outcome(piece, tuple(pictures), adapter, values["failures"], values["seconds"], files)
 
