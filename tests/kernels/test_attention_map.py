@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from studio.kernels.attention_map import attention_map, attention_map_reference
-from tests.support.counting import count
+from studio.kernels.bench.counting import count
 
 
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -49,7 +49,7 @@ def test_scores_of_all_heads_are_never_kept():
     key = torch.empty(1, 8, 77, 80, device="meta", requires_grad=True)
     columns = torch.empty(77, 1, device="meta")
     saved = {
-        name: count(lambda function=function: function(query, key, columns), not_saved=[query, key]).saved_bytes
+        name: count(lambda function=function: function(query, key, columns), not_kept=[query, key]).kept_bytes
         for name, function in {"ours": attention_map, "plain": attention_map_reference}.items()
     }
     scores = 8 * 1024 * 77 * 4
