@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from studio.jobs.folder import HandedIn, JobFolder
 from studio.jobs.ids import check_id, new_id
@@ -22,6 +23,10 @@ from studio.storage.home import Home
 
 PAUSED = "paused"
 INSERT = f"INSERT INTO jobs ({COLUMN_LIST}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - our own column names
+
+
+Jobs: TypeAlias = list[Job]
+Ids: TypeAlias = list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +51,14 @@ class JobStore:
 
     def __init__(self, home: Home) -> None:
         self.home = home.create()
-        self.database = Database(home.jobs_database, MIGRATIONS, lambda database: rebuild(database, home))
+        self.database = Database(home.jobs_database, MIGRATIONS, self._rebuild)
 
     def close(self) -> None:
         """Close the database."""
         self.database.close()
+
+    def _rebuild(self, database: Database) -> None:
+        rebuild(database, self.home)
 
     # ------------------------------------------------------------------------------------------------------- handing in
 
@@ -116,7 +124,7 @@ class JobStore:
             raise MissingFileError(f"There is no job {job_id}; `studio jobs list` shows those that there are.")
         return job_of(rows[0])
 
-    def list(self, wanted: JobFilter | None = None, *, limit: int = 100, before: float | None = None) -> list[Job]:
+    def list(self, wanted: JobFilter | None = None, *, limit: int = 100, before: float | None = None) -> Jobs:
         """Jobs, the last handed in first.
 
         Args:
@@ -130,17 +138,17 @@ class JobStore:
         sql = f"SELECT {COLUMN_LIST} FROM jobs {where} ORDER BY position DESC LIMIT ?"  # noqa: S608 - values are bound
         return [job_of(row) for row in self.database.read(sql, [*values, limit])]
 
-    def queue(self, limit: int = 10_000) -> list[Job]:
+    def queue(self, limit: int = 10_000) -> Jobs:
         """Waiting jobs in the order in which they will be begun."""
         sql = f"SELECT {COLUMN_LIST} FROM jobs WHERE state = 'queued' ORDER BY held, priority DESC, position LIMIT ?"  # noqa: S608
         return [job_of(row) for row in self.database.read(sql, (limit,))]
 
     def counts(self) -> dict[str, int]:
         """How many jobs there are in each state."""
-        found = dict(self.database.read("SELECT state, COUNT(*) FROM jobs GROUP BY state"))
+        found = {row[0]: row[1] for row in self.database.read("SELECT state, COUNT(*) FROM jobs GROUP BY state")}
         return {state.value: int(found.get(state.value, 0)) for state in State}
 
-    def needs_of(self, job_id: str) -> list[str]:
+    def needs_of(self, job_id: str) -> Ids:
         """Ids of the jobs that must have succeeded before."""
         return [row[0] for row in self.database.read("SELECT needed FROM needs WHERE job = ? ORDER BY needed", (job_id,))]
 
@@ -161,13 +169,13 @@ class JobStore:
         with self.database.write() as connection:
             connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (PAUSED, "1" if wanted else "0"))
 
-    def running(self) -> list[Job]:
+    def running(self) -> Jobs:
         """Jobs that a process works on, or worked on when it died."""
         marks = ", ".join("?" * len(AT_WORK))
         sql = f"SELECT {COLUMN_LIST} FROM jobs WHERE state IN ({marks}) ORDER BY started"  # noqa: S608
         return [job_of(row) for row in self.database.read(sql, sorted(AT_WORK))]
 
-    def ended_before(self, moment: float) -> list[Job]:
+    def ended_before(self, moment: float) -> Jobs:
         """Jobs that ended before `moment`, the oldest first."""
         marks = ", ".join("?" * len(ENDED))
         sql = f"SELECT {COLUMN_LIST} FROM jobs WHERE state IN ({marks}) AND finished < ? ORDER BY finished"  # noqa: S608

@@ -128,8 +128,10 @@ class Worker:
 
     def leave(self) -> None:
         """Stop all that is at work so that it can go on later, and give the devices back."""
-        for lane in (*self.trainers.values(), *self.renderers.values()):
-            lane.leave()
+        for trainer in self.trainers.values():
+            trainer.leave()
+        for renderer in self.renderers.values():
+            renderer.leave()
         unregister(self.store, self.claimant.worker)
         self._locks.close()
 

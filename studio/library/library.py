@@ -184,7 +184,7 @@ class Library:
         """
         item = self.catalogue.get(item_id)
         given = {"name": name, "notes": notes, "trigger": trigger, "class_noun": class_noun, "favourite": favourite}
-        values = {key: value for key, value in given.items() if value is not None}
+        values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         _check_texts(values)
         gone = {tag.strip().casefold() for tag in remove_tags}
         tags = [tag for tag in item.tags if tag.casefold() not in gone]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,7 @@ def read_concept(path: Path) -> Found:
         facts={
             "num_photos": len(photos),
             "num_captions": sum(text is not None for text in texts),
-            "smallest": list(min(sizes, key=lambda size: size[0] * size[1])),
+            "smallest": list(min(sizes, key=math.prod)),
         },
         picture=sheet_of_four([photo.image for photo in photos]),
         files=tuple(files) + tuple(caption for caption in captions if caption.is_file()),

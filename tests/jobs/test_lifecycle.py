@@ -234,7 +234,7 @@ class Task:
 def taken(grouper: Grouper, tasks: list[Task]) -> list[str]:
     group = grouper.next_group(tasks)  # type: ignore[arg-type]
     for pick in group:
-        pick.task.waiting.remove(pick.index)
+        pick.task.waiting.remove(pick.number)
     return [pick.task.owner for pick in group]
 
 

@@ -13,10 +13,10 @@ WAIT_SECONDS = 0.05
 
 
 class Pick(NamedTuple):
-    """One picture of one task."""
+    """Picture number `number` of a task."""
 
     task: PictureTask
-    index: int
+    number: int
 
 
 class Grouper:

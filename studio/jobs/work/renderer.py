@@ -113,7 +113,7 @@ class Renderer:
     def _draw(self, group: Sequence[Pick]) -> None:
         tasks = list({id(pick.task): pick.task for pick in group}.values())
         self.reply({"touching": [task.folder.path.name for task in tasks]})
-        rows = [pick.task.rows[pick.index] for pick in group]
+        rows = [pick.task.rows[pick.number] for pick in group]
         base = self.models.base(tasks[0].spec.base, tasks[0].spec.dtype)
         shares = {id(task): sum(pick.task is task for pick in group) for task in tasks}
         began: list[float] = []
