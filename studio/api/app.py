@@ -42,6 +42,7 @@ def add_api(app: FastAPI, studio: Studio, settings: ApiSettings, *, headers: Map
     Returns:
         The tokens, which `app` closes never: they belong to the process, as the studio does.
     """
+    uploads.remove_leftovers(studio.home)
     access, throttle, figures = Access(studio.home), Throttle(settings.limits), Figures(studio)
     app.mount(PREFIX, make_api(Counter(studio, settings, access, throttle), figures))
     app.include_router(health_router(studio, figures))

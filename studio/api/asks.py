@@ -75,7 +75,7 @@ class SubmitAsk(Spec):
         for needed in self.needs:
             desk.job(needed)
         values = self.model_dump(exclude_defaults=True)
-        return Submit(**values, owner=desk.caller.owner, key=None if key is None else f"api {key}")
+        return Submit(**values, owner=desk.caller.owner, key=key)
 
 
 class Ask(BaseModel):

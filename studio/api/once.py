@@ -57,8 +57,7 @@ def once(access: Access, owner: str, key: str | None, asked: Any, make: Callable
     """
     if key is None:
         return _response(make())
-    fingerprint = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode("utf-8", "replace")).hexdigest()
-    known = _claim(access.database, owner, key, fingerprint)
+    known = _claim(access.database, owner, key, fingerprint_of(asked))
     if known is not None:
         return known
     try:
@@ -73,6 +72,11 @@ def once(access: Access, owner: str, key: str | None, asked: Any, make: Callable
             (answer.status, answer.body.model_dump_json(), owner, key),
         )
     return _response(answer)
+
+
+def fingerprint_of(asked: Any) -> str:
+    """64 hex digits, the same for the same JSON values."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode("utf-8", "replace")).hexdigest()
 
 
 def _claim(database: Database, owner: str, key: str, fingerprint: str) -> Response | None:

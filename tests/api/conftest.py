@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from studio.api.access import Access
-from studio.api.app import create_app
+from studio.api.app import api_of, create_app
 from studio.api.desk import Counter
 from studio.api.settings import ApiSettings, Limits
 from studio.service import Item, Studio
@@ -68,7 +68,7 @@ def client(app: FastAPI, token: str | None = None) -> TestClient:
 
 def counter_of(app: FastAPI) -> Counter:
     """What all routes of the application share."""
-    return next(route.app.state.counter for route in app.routes if getattr(route, "path", "") == V1)
+    return api_of(app).state.counter
 
 
 def png(side: int = 32, colour: int = 0) -> bytes:

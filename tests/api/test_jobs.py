@@ -49,8 +49,14 @@ def test_an_answer_that_was_lost_is_given_again(api: TestClient, studio: Studio)
         connection.execute("UPDATE answers SET status = NULL, body = NULL, created = created - 3000")
     assert ask(api, key="k").json()["id"] == first["id"]
     with database.write() as connection:
+        connection.execute("DELETE FROM answers")  # a day later
+    assert ask(api, key="k").json()["id"] == first["id"]
+    with database.write() as connection:
+        connection.execute("DELETE FROM answers")
+    assert ask(api, key="k", seed=5).json()["id"] != first["id"]
+    with database.write() as connection:
         connection.execute("UPDATE answers SET status = NULL, body = NULL")
-    assert problem(ask(api, key="k"), 409)["detail"].startswith("The first request")
+    assert problem(ask(api, key="k", seed=5), 409)["detail"].startswith("The first request")
 
 
 def test_lists_go_page_by_page(api: TestClient, studio: Studio):

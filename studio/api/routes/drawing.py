@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from studio.api.asks import Ask, CompareAsk, ComposeAsk, ConflictsAsk, GenerateAsk, StylizeAsk, TrainAsk
 from studio.api.desk import NOT_ENDED, Desk, DrawDesk, TrainDesk
-from studio.api.once import Answer, Key, once
+from studio.api.once import Answer, Key, fingerprint_of, once
 from studio.api.problems import Problem
 from studio.api.views import JobView, job_view
 from studio.service import JobFilter
@@ -52,14 +52,17 @@ def train(desk: TrainDesk, request: Request, ask: TrainAsk, key: Key = None) -> 
 
 
 def _hand_in(desk: Desk, request: Request, ask: Ask, key: str | None) -> Response:
+    asked = [request.url.path, ask.model_dump(mode="json")]
+    # With the request in it: a key that is used again when its answer is forgotten never means another job.
+    job_key = None if key is None else f"api {key} {fingerprint_of(asked)[:32]}"
+
     def make() -> Answer:
         _check_room(desk)
-        job = desk.studio.ask(ask.to_spec(desk), ask.submit.to_submit(desk, key))
+        job = desk.studio.ask(ask.to_spec(desk), ask.submit.to_submit(desk, job_key))
         if desk.counter.settings.worker:
             desk.studio.ensure_worker()
         return Answer(202, job_view(desk, job))
 
-    asked = [request.url.path, ask.model_dump(mode="json")]
     return once(desk.counter.access, desk.caller.owner, key, asked, make)
 
 

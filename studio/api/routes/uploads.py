@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from studio.api.settings import Limits
 from studio.api.views import Uploaded, item_view
 from studio.pipelines.errors import UserError
 from studio.pipelines.files import output_errors
-from studio.service import Imported
+from studio.service import Home, Imported
 from studio.training.data.images import READABLE_SUFFIXES
 
 router = APIRouter(tags=["upload"])
@@ -200,6 +201,14 @@ def _bring_in(
 
     asked = [request.url.path, values, [[_title(file), _digest(file)] for file in files] if key is not None else []]
     return once(desk.counter.access, desk.caller.owner, key, asked, make)
+
+
+def remove_leftovers(home: Home, older_than_seconds: float = 86_400.0) -> None:
+    """Remove what processes that were killed in the middle of an upload left behind."""
+    until = time.time() - older_than_seconds
+    for folder in (home.root / "uploads").glob("*"):
+        if folder.stat().st_mtime < until:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
