@@ -118,9 +118,9 @@ def detail_square(grey: NDArray[np.float64]) -> Box | None:
     for share in (0.55, 0.65, 0.75, 0.85, 1.0):
         side = max(16, int(share * shorter))
         kept = summed[side:, side:] - summed[:-side, side:] - summed[side:, :-side] + summed[:-side, :-side]
-        top, left = np.unravel_index(int(kept.argmax()), kept.shape)
-        best = (int(left), int(top), side)
-        if kept[top, left] >= CROP_SHARE * total:
+        row, column = np.unravel_index(int(kept.argmax()), kept.shape)
+        best = (int(column), int(row), side)
+        if kept[row, column] >= CROP_SHARE * total:
             break
     assert best is not None
     left, top, side = best

@@ -9,7 +9,7 @@ import gradio as gr
 
 from studio.pipelines.errors import StudioError
 from studio.service import BatchSpec, Studio
-from studio.ui.parts.asking import attempt, hand_in, latest, start_worker
+from studio.ui.parts.asking import attempt, hand_in, latest, with_worker
 from studio.ui.parts.batches import SUFFIXES, kept_file, look_at, seconds_per_picture
 from studio.ui.parts.html import act, card_head, clock, empty, job_card, note, table
 from studio.ui.parts.timing import refresh
@@ -102,7 +102,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
         if str(event.act) == "cancel":
             said = attempt(lambda: studio.cancel(target))
         else:
-            said = attempt(lambda: (studio.retry(target), start_worker(studio, settings)))
+            said = attempt(with_worker(studio, settings, lambda: studio.retry(target)))
         return (*look(wanted, None, request), said)
 
     gr.on([preview.click, text.blur, form.change, sent.change], expanded, [text, form, sent], expansion, **_QUIET)

@@ -12,7 +12,7 @@ import gradio as gr
 
 from studio.jobs.job import ENDED, Job
 from studio.service import JobFilter, Studio
-from studio.ui.parts.asking import attempt, latest, start_worker
+from studio.ui.parts.asking import attempt, latest, with_worker
 from studio.ui.parts.html import act, card_head, empty, job_card, note, table, tile
 from studio.ui.parts.timing import refresh
 from studio.ui.parts.widgets import board, html
@@ -77,7 +77,7 @@ def build_results(
             return (*look(target, None, request), "")
         actions: dict[str, Callable[[], object]] = {
             "cancel": lambda: studio.cancel(target),
-            "retry": lambda: (studio.retry(target), start_worker(studio, settings)),
+            "retry": with_worker(studio, settings, lambda: studio.retry(target)),
         }
         said = attempt(actions[what]) if what in actions else ""
         return (*look(wanted, None, request), said)

@@ -85,7 +85,9 @@ def build(studio: Studio, settings: UiSettings) -> None:
 
 def _by_run(items: tuple[Item, ...], selected: str, words: Words) -> str:
     """The pictures, those of one request together under its words."""
-    parts, job, tiles = [], object(), []
+    parts: list[str] = []
+    tiles: list[str] = []
+    job: object = None
 
     def close() -> None:
         if tiles:

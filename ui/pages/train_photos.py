@@ -156,7 +156,7 @@ def _looks(draft: Draft) -> list[PhotoLook]:
 
 def _box_of(value: dict[str, Any]) -> Box | None:
     box = tuple(value["boxes"][0]["box"]) if value.get("boxes") and value["boxes"][0]["box"] else (0.0, 0.0, 1.0, 1.0)
-    return None if box == (0.0, 0.0, 1.0, 1.0) else box  # type: ignore[return-value]
+    return None if box == (0.0, 0.0, 1.0, 1.0) else box
 
 
 def _crop_value(draft: Draft, photo: str, look: PhotoLook, box: Box | None) -> dict[str, Any]:

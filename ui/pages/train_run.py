@@ -11,7 +11,7 @@ import gradio as gr
 
 from studio.jobs.job import Job
 from studio.service import JobFilter, Studio
-from studio.ui.parts.asking import attempt, latest, start_worker
+from studio.ui.parts.asking import attempt, latest, with_worker
 from studio.ui.parts.html import act, card_head, empty, job_card, link
 from studio.ui.parts.timing import refresh
 from studio.ui.parts.training_run import curves, digest, run_view, sample_rows, verdict
@@ -75,9 +75,9 @@ def build_run(studio: Studio, settings: UiSettings) -> Run:
             return (*look(job_id, log, None, request), "")
         actions: dict[str, Callable[[], object]] = {
             "stop": lambda: studio.pause(job_id),
-            "resume": lambda: (studio.resume(job_id), start_worker(studio, settings)),
+            "resume": with_worker(studio, settings, lambda: studio.resume(job_id)),
             "cancel": lambda: studio.cancel(job_id),
-            "retry": lambda: (studio.retry(job_id), start_worker(studio, settings)),
+            "retry": with_worker(studio, settings, lambda: studio.retry(job_id)),
             "save": lambda: studio.wish(job_id, "save"),
             "sample": lambda: studio.wish(job_id, "sample"),
         }
@@ -92,6 +92,7 @@ def build_run(studio: Studio, settings: UiSettings) -> Run:
 
 def _actions(studio: Studio, job: Job, words: Words) -> str:
     """What can be done to a training in its state."""
+    names: tuple[str, ...]
     if job.state == "running":
         names = ("save", "sample", "stop", "cancel")
     elif job.held:

@@ -36,6 +36,16 @@ def start_worker(studio: Studio, settings: UiSettings) -> None:
         studio.ensure_worker()
 
 
+def with_worker(studio: Studio, settings: UiSettings, action: Callable[[], object]) -> Callable[[], None]:
+    """Do something that gives a worker work, and see to it that there is one."""
+
+    def both() -> None:
+        action()
+        start_worker(studio, settings)
+
+    return both
+
+
 def readable(error: ValueError) -> str:
     """A sentence for each thing that a schema refuses."""
     details = getattr(error, "errors", None)
