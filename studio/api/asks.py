@@ -127,11 +127,12 @@ class StylizeAsk(StylizeSpec, Ask):
     def to_spec(self, desk: Desk) -> StylizeSpec:
         """The studio's own request."""
         check_pictures(desk, self.num_images)
-        halves = {
+        own = ("prompt", "keep_colours", "content_prompt", "style_prompt", "content_block", "style_block")
+        values: dict[str, Any] = _drawing(desk, self) | {name: getattr(self, name) for name in own}
+        values |= {
             name: None if use is None else use.to_choice(desk) for name, use in (("content", self.content), ("style", self.style))
         }
-        own = ("prompt", "keep_colours", "content_prompt", "style_prompt", "content_block", "style_block")
-        return StylizeSpec(**_drawing(desk, self), **halves, **{name: getattr(self, name) for name in own})
+        return StylizeSpec(**values)
 
 
 class RegionAsk(Region):

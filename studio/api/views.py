@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 
 from studio.api.desk import Desk
 from studio.service import Event, Item, Job
@@ -17,6 +17,9 @@ _WORDS = frozenset(
     | {"caption_templates", "class_prompts", "sample_prompts", "description", "author"}
 )
 """What somebody wrote is told as they wrote it, though it begin with a slash."""
+
+Values = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
+"""JSON values of any kind. Some makers of clients read `additionalProperties: true`, which means the same, as numbers only."""
 
 
 class JobView(BaseModel):
@@ -47,11 +50,11 @@ class JobView(BaseModel):
 class JobDetail(JobView):
     """A job with what was asked and what it made. pictures: how many; items: ids of what is in the library now."""
 
-    request: dict[str, Any]
+    request: Values
     needs: list[str]
     pictures: int
     items: list[str]
-    facts: dict[str, Any]
+    facts: Values
 
 
 class JobList(BaseModel):
@@ -105,7 +108,7 @@ class ItemView(BaseModel):
     trashed: float | None
     missing: bool
     has_thumbnail: bool
-    facts: dict[str, Any]
+    facts: Values
 
 
 class ItemList(BaseModel):

@@ -60,7 +60,7 @@ def test_a_days_work(server: str, token: str, studio: Studio):
     assert [job.id for job in page.jobs] == [second.id]
     page = api._.list_jobs(parameters={"limit": 1, "cursor": page.next})
     assert [job.id for job in page.jobs] == [first.id] and page.next is None
-    assert api._.show_job(parameters={"job_id": first.id}).request["prompts"] == ["a cat"]
+    assert api._.show_job(parameters={"job_id": first.id}).request.prompts == ["a cat"]
     assert api._.pause(parameters={"job_id": second.id}).held is True
     assert api._.queue().waiting == [first.id, second.id]
     assert api._.cancel(parameters={"job_id": first.id}).state == "canceled"

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated
@@ -181,7 +181,7 @@ def _bring_in(
     desk: Desk,
     request: Request,
     files: Sequence[UploadFile],
-    values: dict[str, object],
+    values: Mapping[str, object],
     bring: Callable[[_Parcel], Imported],
     key: str | None,
 ) -> Response:
@@ -239,4 +239,7 @@ def _title(file: UploadFile) -> str:
 
 def _digest(file: UploadFile) -> str:
     file.file.seek(0)
-    return hashlib.file_digest(file.file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while block := file.file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
