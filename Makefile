@@ -58,7 +58,7 @@ proof-service: install-dev ## jobs that survive, in full: kills, damage, 10,000 
 	STUDIO_PROOF=full STUDIO_PROOF_RECORDS=docs/figures/service $(PYTEST) -s tests/proof $(ARGS)
 
 bench-batch: install ## 64 pictures with 16 adapters through a batch, against a loop over PEFT's set_adapters
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.evals.batch_speed $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.proofs.batch_speed $(ARGS)
 
 bench-serving: install ## 1,000 adapters, 64 requests: pictures per second in groups against one at a time
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m studio.proofs.adapter_serving $(ARGS)

@@ -50,7 +50,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 Dtype = Annotated[Precision, typer.Option(help="Type of the weights. auto: float32, and on CUDA bfloat16.")]
 Attention = Annotated[
     str,
-    typer.Option(help="What computes the attention: auto, sdpa (torch's own), flex or xformers. One that cannot here is said so."),
+    typer.Option(help="What computes the attention: auto, sdpa (torch's own), flex or xformers; what cannot here says so."),
 ]
 Metadata = Annotated[
     bool, typer.Option("--metadata/--no-metadata", help="Write how it was made into each picture and beside it.")

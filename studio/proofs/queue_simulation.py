@@ -1,4 +1,4 @@
-"""`python -m studio.evals.queue_simulation`: how many GPUs and what cache a thousand users need.
+"""`python -m studio.proofs.queue_simulation`: how many GPUs and what cache a thousand users need.
 
 Three tables: GPUs for pictures, until 95 % of the requests are done in time; the cache on each GPU, at that number; GPUs for
 trainings. Service times are measured on this machine, on the embedded base, with `--service measured`; otherwise they are the
@@ -37,10 +37,10 @@ def measured_service(steps: int = 30) -> Service:
     """The embedded base on this machine: forwards of one and eight rows with adapters of their own, an adapter's file read."""
     import torch
 
-    from studio.evals.batch_speed import write_inputs
     from studio.pipelines.adapters import Route, load_adapter
     from studio.pipelines.base_model import load_base
     from studio.pipelines.mixed_batch import MixedRow, SharedShape, draw_mixed
+    from studio.proofs.batch_speed import write_inputs
 
     base = load_base()
     with tempfile.TemporaryDirectory() as place:
