@@ -51,7 +51,7 @@ class CloraConfig(StrategyConfig):
     """Settings of `clora`."""
 
     step_size: Annotated[Float, Field(ge=0.0)] = Field(
-        default=0.05,
+        default=0.01,
         description="How far an update moves the latents, where the noise's own spread is 1; with gradient: raw, what the "
         "gradient is multiplied by (20 in the published code). 0 for none.",
     )

@@ -65,9 +65,9 @@ class LoraComposerConfig(StrategyConfig):
         "there, as in the paper.",
     )
     region_prompt: Literal["variant", "prompt", "words"] = Field(
-        default="variant",
-        description="What a region reads whose entry has no prompt of its own. variant: the prompt with plain words for the "
-        "others. prompt: the prompt. words: the entry's words alone.",
+        default="prompt",
+        description="What a region reads whose entry has no prompt of its own. prompt: the prompt. variant: that with plain "
+        "words for the others. words: the entry's words alone.",
     )
     injection: Switch = Field(default=True, description="Whether regions read texts of their own, by adapters of their own.")
     isolation: Switch = Field(default=True, description="Whether regions do not see each other in self-attention.")
@@ -79,7 +79,7 @@ class LoraComposerConfig(StrategyConfig):
         default=0.8, description="β, of the loss that keeps what is in the region from looking outside; 1.25 in the code."
     )
     step_size: Weight = Field(
-        default=0.05,
+        default=0.03,
         description="How far an update moves the latents at the start, where the noise's own spread is 1, falling by 0.7 to the "
         "end; with gradient: raw, what the gradient is multiplied by (160 in the code). 0 for none.",
     )

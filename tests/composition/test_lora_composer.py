@@ -129,7 +129,9 @@ def test_regions_read_what_they_are_told_to(base: BaseModel):
         compiled = compiled_for(base, [lora(base, 1), lora(base, 2)], settings, entries=entries)
         return [placed.prompt for placed in strategy_of(compiled).placed]
 
-    assert prompts(BARE, [BOXED[0] | {"words": "a cat"}, BOXED[1]]) == ["a cat, a dog", "cat, a dog"]
+    articles = [BOXED[0] | {"words": "a cat"}, BOXED[1]]
+    assert prompts(BARE, articles) == ["a cat, a dog"] * 2
+    assert prompts(BARE | {"region_prompt": "variant"}, articles) == ["a cat, a dog", "cat, a dog"]
     assert prompts(BARE | {"region_prompt": "words"}, BOXED) == ["a cat", "a dog"]
     assert prompts(BARE, [BOXED[0] | {"prompt": "one cat"}, BOXED[1]]) == ["one cat", "a cat, a dog"]
 
