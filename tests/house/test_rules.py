@@ -13,7 +13,7 @@ from tests.house.conftest import PACKAGED_FOLDERS
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
-MAX_LAYOUT_LINES = 120
+MAX_LAYOUT_LINES = 130
 """Of a page's `build…`: it declares components in the order in which they are seen, and has no branches."""
 
 
