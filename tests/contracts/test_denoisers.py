@@ -203,7 +203,8 @@ def test_merge_switch_and_composite(denoiser: Any):
         not torch.allclose(drawn[one], drawn[other], atol=1e-4) for index, one in enumerate(names) for other in names[index + 1 :]
     )
     assert torch.equal(draw([first, second], lambda step: [0]), alone)
-    assert torch.equal(draw([first, list(first)], lambda step: [0, 0]), alone)
+    # Two bindings of one adapter lie elsewhere in memory, and matrix products may round by that.
+    torch.testing.assert_close(draw([first, list(first)], lambda step: [0, 0]), alone, atol=2e-6, rtol=2e-6)
     together = draw([first, second], lambda step: [0, 1], max_rows=16)
     torch.testing.assert_close(together, drawn["composite"], atol=1e-4, rtol=1e-4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,9 @@ def test_one_run_gives_one_adapter_with_two_halves(b_lora_config: Callable[..., 
         assert adapter.info.role_blocks == {"content": (CONTENT,), "style": (STYLE,)}
         assert adapter.info.trigger == "ohwx"
         assert {role_of(where, adapter.info.role_blocks) for where in adapter.patches} == {"content", "style"}
-        assert all(patch.parameters()["up"].abs().max() > 0 for patch in adapter.patches.values())
+        # Self-attention over a single place does not depend on queries and keys: nothing reaches them on models this small.
+        learning = [patch for where, patch in adapter.patches.items() if not re.search(r"attn1\.to_[qk]$", where.module)]
+        assert all(patch.parameters()["up"].abs().max() > 0 for patch in learning)
 
 
 def test_without_a_known_split_it_says_where_to_look(tmp_path: Path, b_lora_config: Callable[..., TrainConfig]):

@@ -144,7 +144,8 @@ def test_the_run_leaves_files_that_do_what_was_trained(sara_config: MakeConfig, 
     report = result.report_path.read_text(encoding="utf-8")
     assert "for the studio" in report and "load_lora_weights" not in report
     wrong = load_base(tiny_embedded_dir(tmp_path / "wrong", seed=1))
-    with pytest.raises(AdapterMismatchError, match=r"does not fit unet\..*It changes single weights of the base model"):
+    sentence = r"does not fit (unet|text_encoder)\..*It changes single weights of the base model"
+    with pytest.raises(AdapterMismatchError, match=sentence):
         with patched(wrong.components(), [Route(own)]):
             pass
 
