@@ -35,7 +35,7 @@ class Way:
     """One way to draw all prompts.
 
     Attributes:
-        name: in tables and records. strategy, settings: of the plan. boxed: whether each thing has its box and words of its own.
+        name: in tables and records. strategy, settings: of the plan. boxed: whether each thing has its box.
         strength: of every adapter. control: "no adapters": the classes' words and adapters at strength 0, where the strategy
             needs entries at all. "swapped": each individual by the adapter and the word of the next one of its class.
     """
@@ -178,9 +178,8 @@ def _entry(prompt: ComposedPrompt, index: int, way: Way) -> dict[str, Any]:
     entry["words"] = thing.class_name if bare else thing.words
     if bare:
         entry["occurrence"] = 1 + [other.class_name for other in prompt.things[:index]].count(thing.class_name)
-    if way.boxed:
-        style = "" if prompt.style is None or bare else f", {prompt.style.words}"
-        entry |= {"region": {"box": list(prompt.boxes[index])}, "prompt": prompt.alone(str(entry["words"])) + style}
+    if way.boxed:  # with words of its own, a region holds a whole picture: in a control the base put no class into its box
+        entry["region"] = {"box": list(prompt.boxes[index])}
     return entry
 
 

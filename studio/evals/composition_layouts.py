@@ -113,7 +113,6 @@ def draw_layout(
             "name": thing.name,
             "words": thing.words,
             "region": {"box": list(box)},
-            "prompt": prompt.alone(thing.words),
         }
         for thing, box in zip(prompt.things, prompt.boxes, strict=True)
     ]
@@ -156,7 +155,7 @@ def draw_photo_concepts(
         entry: dict[str, Any] = {"adapter": f"{index}.safetensors", "name": thing.class_name, "words": thing.words}
         if uses_regions:
             box = [index / len(concepts), 0.1, (index + 1) / len(concepts), 0.95]
-            entry |= {"region": {"box": box}, "prompt": f"a {thing.words} on the grass"}
+            entry["region"] = {"box": box}
         entries.append(entry)
     text = " and ".join(f"a {thing.words}" for thing, _ in concepts) + " on the grass"
     return _draw(base, text, entries, [adapter for _, adapter in concepts], strategy, 7, steps, num, (base.size, base.size))

@@ -94,7 +94,7 @@ def sweep_table(outcomes: Outcomes, budget: Budget, chosen: float) -> Table:
 def adapters_table(trainings: Mapping[str, Training], adapters: Mapping[str, Adapter], outcomes: Outcomes) -> Table:
     """What was trained: kind, size, time, and how often the judge knows it in pictures of it alone."""
     kinds = {thing.name: (thing.kind, thing.words) for thing in INDIVIDUALS}
-    kinds |= {style.name: ("LoRA, rank 16", style.words) for style in STYLES}
+    kinds |= {style.name: ("sparse", style.words) for style in STYLES}
     alone: dict[str, list[bool]] = {}
     for record in outcomes.records:
         if record["kind"] == "alone":
