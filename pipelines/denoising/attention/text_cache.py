@@ -52,6 +52,11 @@ class TextCache:
             _, oldest = self._pairs.popitem(last=False)
             self._bytes -= _size(oldest)
 
+    def clear(self) -> None:
+        """Forget all of them, and give their memory back."""
+        self._pairs.clear()
+        self._bytes = 0
+
 
 _caches: WeakKeyDictionary[nn.Module, TextCache] = WeakKeyDictionary()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from studio.composition.thrift import Thrift, checkpointed
 from studio.pipelines.base_model import BaseModel
 from studio.pipelines.counting import counting
 from studio.pipelines.denoising import denoise
+from studio.pipelines.denoising.attention.text_cache import cache_of
 from studio.pipelines.denoising.dry_run import DryModel, dry_run, on_meta
 from tests.support.scenes import compiled_for, kronecker, lora
 from tests.support.tiny_bases import tiny_base
@@ -23,12 +25,13 @@ WORDS = [{"words": "cat"}, {"words": "dog"}]
 PLANS: dict[str, Any] = {"merge": None, "composite": None, "regional": HALVES, "clora": WORDS}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return tiny_base("sd15", tmp_path_factory.mktemp("base"))
+@pytest.fixture
+def base(tmp_path: Path) -> BaseModel:
+    """Fresh each time: weights that move once to have room for adapters are no activations."""
+    return tiny_base("sd15", tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def compiled(base: BaseModel) -> Callable[[str], Compiled]:
     adapters = [lora(base, 1), kronecker(base, 2)]
 
@@ -46,6 +49,7 @@ def counted(compiled: Compiled, thrift: Thrift) -> tuple[Any, Any]:
     seeds = compiled.scene.request.seeds[: thrift.batch_size]
     with checkpointed(twin.unet, thrift.checkpointing):
         dry = dry_run(DryModel(base=twin), batch_request(compiled.scene, seeds, thrift), compiled.strategy)
+    cache_of(base.unet).clear()  # what an earlier generation left there would be counted, and not computed
     with checkpointed(base.unet, thrift.checkpointing), counting() as real:
         denoise(base, batch_request(compiled.scene, seeds, thrift), compiled.strategy)
     return dry, real
