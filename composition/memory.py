@@ -109,8 +109,8 @@ def parse_memory(text: str, device: torch.device) -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that are free, and those that this process has already: the model is among them."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device)
+        free_there, _ = torch.cuda.mem_get_info(device)
+        return free_there + torch.cuda.memory_reserved(device)
     free = _kilobytes(Path("/proc/meminfo"), "MemAvailable:")
     own = _kilobytes(Path("/proc/self/status"), "VmRSS:")
     if free is None or own is None or device.type != "cpu":

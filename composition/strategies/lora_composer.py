@@ -275,7 +275,7 @@ def _region_prompt(scene: Scene, concept: Concept, config: LoraComposerConfig) -
         return scene.own_prompt(concept)
     if config.region_prompt == "variant":
         spoken = [each for each in scene.concepts if each.words is not None and each.role != "style"]
-        (place,) = [index for index, each in enumerate(spoken) if each is concept] or [None]
+        place = next((index for index, each in enumerate(spoken) if each is concept), None)
         return scene.own_prompt(concept) if place is None else prompt_variants(scene, spoken)[place + 1].prompt
     assert concept.span is not None
     article = re.search(r"\b(an?|the)\s+$", scene.plan.prompt[: concept.span.start], re.IGNORECASE)

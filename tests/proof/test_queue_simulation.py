@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from studio.evals.queue_model import Load, Plant, Service, simulate, simulate_trainings
-from studio.proofs.queue_simulation import ASSUMED_SDXL, main, needed_gpus, tables
 from studio.pipelines.errors import UserError
+from studio.proofs.queue_simulation import ASSUMED_SDXL, main, needed_gpus, tables
 
 ONE = Load(users=100, pictures_per_day=1, pictures_per_request=1.0, shared_share=0.0)
 EVEN = Service(
