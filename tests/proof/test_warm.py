@@ -9,7 +9,7 @@ import pytest
 from studio.jobs.job import State
 from studio.service import AdapterChoice, GenerateSpec, Job, Studio, Submit
 from tests.library.test_library import write_adapter
-from tests.proof.test_kills import BackgroundWorker
+from tests.proof.test_kills import PATIENCE, BackgroundWorker
 from tests.support.tiny_bases import tiny_sd15_dir
 
 
@@ -29,7 +29,7 @@ def test_the_second_picture_is_little_more_than_its_denoising(tmp_path: Path, re
             jobs = []
             for number in range(4):
                 jobs.append(studio.generate(GenerateSpec(prompts=("a red cat",), seed=number)))
-                assert studio.wait(jobs[-1].id, 300).state == State.SUCCEEDED
+                assert studio.wait(jobs[-1].id, PATIENCE).state == State.SUCCEEDED
         finally:
             worker.stop()
         facts = [studio.result(job.id).facts or {} for job in jobs]
@@ -65,7 +65,7 @@ def test_requests_with_different_adapters_share_a_pass_and_wrong_ones_fail_alone
         gone.unlink()
         worker = BackgroundWorker(studio.home.root, "--until-empty")
         try:
-            assert worker.process.wait(timeout=300) == 0
+            assert worker.process.wait(timeout=PATIENCE) == 0
         finally:
             worker.stop()
         ended = [studio.job(job.id) for job in jobs]
