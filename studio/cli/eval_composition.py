@@ -22,8 +22,8 @@ def composition_command(
     budget: Annotated[
         BudgetName,
         typer.Option(
-            help="'quick': 12 prompts of two concepts and 12 of three and four, two seeds; at most 25 CPU-minutes of drawing. "
-            "'full': 36 and 24 prompts, four seeds; hours on a CPU. Both train 15 adapters first, about 45 CPU-minutes, once."
+            help="'quick': 12 prompts of two concepts and 10 of three and four, two seeds; about 25 CPU-minutes of drawing. "
+            "'full': 36 and 24 prompts, four seeds; hours on a CPU. Both train 15 adapters first, half an hour of CPU time, once."
         ),
     ] = BudgetName.quick,
     strategies: Annotated[str | None, typer.Option(help="Names with commas between them.", show_default="every strategy")] = None,

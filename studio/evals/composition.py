@@ -168,7 +168,7 @@ def _references_and_sweep(shop: _Workshop) -> Way:
 
 def _pairs(shop: _Workshop, kinds: Sequence[StrategyKind[Any]], merge: Way) -> tuple[list[Way], list[Way]]:
     """All ways on pairs, and the controls of the best ones: the ways without boxes, and those with."""
-    free = [merge, *ways_without_boxes(kinds), *EXTRA_WAYS]
+    free = [merge, *ways_without_boxes(kinds), *(EXTRA_WAYS if shop.budget.with_rules else ())]
     boxed = ways_with_boxes(kinds)
     pairs = [prompt for group in PAIRS for prompt in prompts_of(group, shop.budget.num_prompts)]
     for prompt in pairs:
@@ -176,14 +176,15 @@ def _pairs(shop: _Workshop, kinds: Sequence[StrategyKind[Any]], merge: Way) -> t
             _draw(shop, prompt, way)
     for way in (*free, *boxed):
         _count(shop, prompts_of(DIFFERENT, 1)[0], way)
-    in_boxes = [prompt for prompt in pairs if prompt.group in (DIFFERENT, SAME)]
-    for way in [*parts_off(kinds), *(without_adapters(way) for way in boxed if way.strategy == LORA_COMPOSER)]:
-        for prompt in in_boxes:
-            _draw(shop, prompt, way)
-    names = shop.outcomes()
-    for group in (free, boxed):
-        for best in best_ways(names, [way.name for way in group], 1):
-            control = swapped(next(way for way in group if way.name == best))
+    for group in (DIFFERENT, SAME):
+        for number, prompt in enumerate(prompts_of(group, shop.budget.num_prompts)):
+            controls = [without_adapters(way) for way in boxed if way.strategy == LORA_COMPOSER]
+            for way in (*controls, *(parts_off(kinds) if number < shop.budget.num_parts else ())):
+                _draw(shop, prompt, way)
+    found = shop.outcomes()
+    for ways in (free, boxed):
+        for best in best_ways(found, [way.name for way in ways], 1):
+            control = swapped(next(way for way in ways if way.name == best))
             for prompt in pairs:
                 _draw(shop, prompt, control)
     return free, boxed
@@ -214,9 +215,10 @@ def _all_prompts(budget: Budget) -> list[ComposedPrompt]:
 def _units(budget: Budget, kinds: Sequence[StrategyKind[Any]]) -> float:
     """About how many pictures the whole evaluation is."""
     pairs = len(PAIRS) * budget.num_prompts
-    ways = len(ways_without_boxes(kinds)) + len(EXTRA_WAYS) + len(ways_with_boxes(kinds)) + len(parts_off(kinds)) + 4
+    ways = len(ways_without_boxes(kinds)) + len(ways_with_boxes(kinds)) + (len(EXTRA_WAYS) if budget.with_rules else 0) + 4
+    parts = 2 * budget.num_parts * len(parts_off(kinds))
     many = 2 * budget.num_many * (budget.num_best + 5)
-    pictures = (pairs * (ways + 3) + many + budget.num_sweep * len(budget.strengths)) * budget.num_seeds
+    pictures = (pairs * (ways + 3) + parts + many + budget.num_sweep * len(budget.strengths)) * budget.num_seeds
     return pictures + TRAINING_UNITS * (len(INDIVIDUALS) + len(STYLES))
 
 

@@ -179,6 +179,8 @@ class Budget:
         steps: denoising steps. settings: of every training; what is not here is the method's default.
         strengths: of the plain merge, of which the best is found on prompts of their own.
         num_best: strategies that are also drawn with three and four things.
+        num_parts: prompts of different things, and as many of one class, that LoRA-Composer is taken apart on.
+        with_rules: whether the other rules of `merge` have rows, too.
     """
 
     name: str
@@ -190,6 +192,8 @@ class Budget:
     strengths: tuple[float, ...] = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2)
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     num_best: int = 3
+    num_parts: int = 2
+    with_rules: bool = False
 
 
 _TRAINING: Mapping[str, object] = MappingProxyType(
@@ -204,8 +208,18 @@ _TRAINING: Mapping[str, object] = MappingProxyType(
 """As long as the family's defaults, with half as many pictures that keep the class. The last checkpoint is taken: the rate has
 fallen to zero by then, so nothing is drawn on the way and no photo has to be kept out to choose by."""
 
-QUICK = Budget(name="quick", num_prompts=4, num_many=6, num_seeds=2, steps=20, num_sweep=6, settings=_TRAINING)
-FULL = Budget(name="full", num_prompts=12, num_many=12, num_seeds=4, steps=30, num_sweep=12, settings=_TRAINING)
+QUICK = Budget(name="quick", num_prompts=4, num_many=5, num_seeds=2, steps=20, num_sweep=6, settings=_TRAINING)
+FULL = Budget(
+    name="full",
+    num_prompts=12,
+    num_many=12,
+    num_seeds=4,
+    steps=30,
+    num_sweep=12,
+    settings=_TRAINING,
+    num_parts=12,
+    with_rules=True,
+)
 BUDGETS: Mapping[str, Budget] = {budget.name: budget for budget in (QUICK, FULL)}
 
 

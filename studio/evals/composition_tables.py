@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from studio.evals.composition_outcomes import Outcomes, share
 from studio.evals.composition_plan import DIFFERENT, FOUR, INDIVIDUALS, PAIRS, SAME, STYLE, STYLES, SWEEP, THREE, Budget
@@ -162,12 +161,8 @@ def parts_table(outcomes: Outcomes, full: str, parts: Sequence[str]) -> Table:
 
 def sampling_minutes(records: Sequence[Record]) -> float:
     """CPU time of all pictures that the records stand for, preparations included."""
-    return sum(float(r.get("cpu_seconds", 0.0)) for r in records if r["kind"] in ("picture", "alone")) / 60
-
-
-def write_text(path: Path, lines: Sequence[str]) -> None:
-    """A small text file."""
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    drawn = [r for r in records if r["kind"] in ("picture", "alone")]
+    return sum(float(r.get("cpu_seconds", 0.0)) * len(r.get("parts", [None])) for r in drawn) / 60
 
 
 def _leaked(pictures: Sequence[Record]) -> Cell:

@@ -122,6 +122,13 @@ def test_cmlora_against_composite():
     assert found["CMLoRA - composite, all right (lower end of the interval)"][1] == HELD
     worse = [*pictures(CMLORA, lambda n: n < 2), *pictures(COMPOSITE, lambda n: n < 4)]
     assert verdicts(worse, [])["CMLoRA - composite, all right (lower end of the interval)"][1] == FAILED
+    nothing = [*pictures(CMLORA, lambda n: False), *pictures(COMPOSITE, lambda n: False)]
+    assert verdicts(nothing, [])["CMLoRA - composite, all right (lower end of the interval)"][1] == OPEN
+
+
+def test_no_gap_says_nothing():
+    alike = [*pictures(MERGE, lambda n: n < 4), *pictures("x", lambda n: n < 4), *pictures(ALONE, lambda n: n < 4)]
+    assert verdicts(alike, [MERGE, "x"])["share of the gap that it closes"][1] == OPEN
 
 
 def test_rankings_say_where_the_judge_contradicts():
