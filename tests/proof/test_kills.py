@@ -27,6 +27,9 @@ from studio.training.checkpoint import complete_checkpoints, read_checkpoint
 from tests.proof.conftest import Sizes
 from tests.support.tiny_bases import tiny_embedded_dir
 
+# Run by `make proof-service` and `make bench` until it has passed whole on a quiet machine.
+pytestmark = pytest.mark.bench
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, EVERY = 100, 10
 PATIENCE = 1200  # seconds: only a guard against hanging; a busy machine takes its time
