@@ -10,7 +10,9 @@ Where the published code differs from the paper, this is the paper: re-initialis
 none; `settle_first: false`), and the region loss weighs 0.8 (the code's 10 against 8 is 1.25). `gradient: raw` with step_size
 160 is the code's step, 20 times 8. The paper's adapters act through the keys, the values and the output projection of
 cross-attention alone (`adapter: cross-attention`); by default here the whole adapter acts in its region, whatever its type.
-Where boxes overlap, the one in front has the place, in attention, losses and noise alike; the code averages.
+Where boxes overlap, the one in front has the place, in attention, losses and noise alike; the code averages. Updates here are
+more and earlier than the paper's one at each step of the first half, until the loss rises: where things are is decided early,
+and late updates wash out who they are.
 """
 
 from __future__ import annotations
@@ -87,11 +89,14 @@ class LoraComposerConfig(StrategyConfig):
         default="normalised",
         description="normalised: every update moves the latents by step_size, on every base. raw: by the gradient as it is.",
     )
-    update_until: Share = Field(default=0.5, description="Until where on the noise schedule latents are updated.")
-    stop_from: Share = Field(
-        default=0.1, description="From where on a picture's updates end for good as soon as its loss has risen; 1 for never."
+    update_until: Share = Field(
+        default=0.25, description="Until where on the noise schedule latents are updated; 0.5 in the code. The first step always."
     )
-    updates: Annotated[Int, Field(ge=1)] = Field(default=1, description="How many updates a step has.")
+    stop_from: Share = Field(
+        default=1.0,
+        description="From where on a picture's updates end for good as soon as its loss has risen; 1 for never, 0.1 in the code.",
+    )
+    updates: Annotated[Int, Field(ge=1)] = Field(default=4, description="How many updates a step has; 1 in the paper.")
 
 
 class LoraComposer(HasConfig[LoraComposerConfig]):
@@ -169,7 +174,8 @@ class LoraComposerStrategy(PlacedStrategy):
     def refine_latents(self, step: Step, latents: Tensor) -> Tensor:
         """Down the losses, as long as they fall."""
         progress = self.progress(step)
-        if not self._has_losses or not self.placed_at(step) or progress >= self.config.update_until:
+        is_early = progress < self.config.update_until or step.index == self._passes.request.first_step
+        if not self._has_losses or not self.placed_at(step) or not is_early:
             return latents
         for _ in range(self.config.updates):
             if not bool(self._moving.any()):
