@@ -63,4 +63,6 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color="#cfd6e2", button_secondary_border_color_dark="#3a4355",
         button_border_width="1px", panel_border_width="0px", shadow_drop="none", shadow_drop_lg="none",
         block_shadow="none",
+        checkbox_border_color="#8b95a7", checkbox_border_color_dark="#7a8598",
+        checkbox_background_color_dark="#151922",
     )  # fmt: skip

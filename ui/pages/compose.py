@@ -39,7 +39,9 @@ def build(studio: Studio, settings: UiSettings) -> None:
                 nothing = html()
             with gr.Column(elem_classes="card"):
                 html(card_head("strategy_title"))
-                strategy = gr.Dropdown([FIRST_STRATEGY], value=FIRST_STRATEGY, label=label("strategy"), elem_id="strategy")
+                strategy = gr.Dropdown(
+                    [FIRST_STRATEGY], value=FIRST_STRATEGY, allow_custom_value=True, label=label("strategy"), elem_id="strategy"
+                )
                 when = html(elem_id="strategy-when")
                 with gr.Row():
                     num_images = gr.Number(label=label("num_images"), value=1, precision=0, minimum=1, maximum=64, min_width=90)
@@ -51,7 +53,14 @@ def build(studio: Studio, settings: UiSettings) -> None:
                 with gr.Row():
                     conflicts = gr.Button(label("conflicts_go"), size="sm", elem_id="conflicts-go")
                     compare = gr.Button(label("compare_go"), size="sm", elem_id="compare-go")
-                chosen = gr.Dropdown([], value=[], multiselect=True, label=label("compare_which"), info=label("compare_info"))
+                chosen = gr.Dropdown(
+                    [],
+                    value=[],
+                    multiselect=True,
+                    allow_custom_value=True,
+                    label=label("compare_which"),
+                    info=label("compare_info"),
+                )
                 told = html(elem_id="compose-told")
         with gr.Column():
             place = build_place()

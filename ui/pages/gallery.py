@@ -29,7 +29,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
                 text = gr.Textbox(
                     label=label("search"), placeholder=label("search_pictures"), max_length=200, elem_id="gallery-search"
                 )
-                favourites = gr.Checkbox(label=label("only_favourites"), value=False, min_width=110, container=False)
+                favourites = gr.Checkbox(label=label("only_favourites"), value=False, min_width=170, container=False)
             shown = board(elem_id="gallery-board")
         with gr.Column(elem_classes="card"):
             about = board(elem_id="gallery-about")

@@ -29,7 +29,11 @@ def build(studio: Studio, settings: UiSettings) -> None:
         with gr.Column(elem_classes="card"):
             with gr.Row():
                 words_box = gr.Textbox(
-                    label=label("search"), placeholder=label("search_hint"), max_length=200, elem_id="library-search"
+                    label=label("search"),
+                    placeholder=label("search_hint"),
+                    max_length=200,
+                    min_width=240,
+                    elem_id="library-search",
                 )
                 kind = gr.Dropdown(
                     [(label(f"kinds_{name}"), name) for name in KINDS], value="adapter", label=label("kind"), min_width=120

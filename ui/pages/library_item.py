@@ -48,7 +48,7 @@ def build_item(studio: Studio, settings: UiSettings) -> ItemPart:
             export = gr.Button(label("export"), elem_id="export")
         files = gr.File(label=label("exported"), interactive=False, visible=False, elem_id="exported")
         html(card_head("two_title"))
-        other = gr.Dropdown([], label=label("other_adapter"), value=None)
+        other = gr.Dropdown([], allow_custom_value=True, label=label("other_adapter"), value=None)
         with gr.Row():
             compare = gr.Button(label("compare_two"), size="sm")
             merge = gr.Button(label("merge_two"), size="sm")

@@ -29,9 +29,17 @@ def build(studio: Studio, settings: UiSettings) -> None:
     with gr.Row(elem_classes="two"):
         with gr.Column():
             with gr.Column(elem_classes="card"):
-                content = gr.Dropdown([], multiselect=True, label=label("stylize_content"), info=label("stylize_content_info"))
+                content = gr.Dropdown(
+                    [],
+                    multiselect=True,
+                    allow_custom_value=True,
+                    label=label("stylize_content"),
+                    info=label("stylize_content_info"),
+                )
                 content_strength = gr.Slider(0, 2, value=1, step=0.05, label=label("content_strength"))
-                style = gr.Dropdown([], multiselect=True, label=label("stylize_style"), info=label("stylize_style_info"))
+                style = gr.Dropdown(
+                    [], multiselect=True, allow_custom_value=True, label=label("stylize_style"), info=label("stylize_style_info")
+                )
                 style_strength = gr.Slider(0, 2, value=1, step=0.05, label=label("style_strength"))
                 prompt = gr.Textbox(label=label("stylize_prompt"), info=label("stylize_prompt_info"), max_length=20_000)
                 keep_colours = gr.Checkbox(label=label("keep_colours"), value=False)

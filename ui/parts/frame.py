@@ -8,6 +8,12 @@ import gradio as gr
 
 from studio.ui.strings import Words, translated
 
+_SHOW_ACTIVE = """
+const nav = element.querySelector('nav'), active = element.querySelector('[aria-current]');
+if (nav && active) nav.scrollLeft = active.offsetLeft - nav.offsetLeft - (nav.clientWidth - active.clientWidth) / 2;
+"""
+"""On a narrow screen the bar scrolls: it begins with the page that is open."""
+
 
 def page_frame(active: str, addresses: Sequence[tuple[str, str]]) -> None:
     """The bar and the head of page `active`.
@@ -28,4 +34,4 @@ def page_frame(active: str, addresses: Sequence[tuple[str, str]]) -> None:
             f'<div class="headline"><h1>{words(f"{active}_title")}</h1><p>{words(f"{active}_lead")}</p></div>'
         )
 
-    gr.HTML(translated(frame), elem_classes="frame plain", apply_default_css=False)
+    gr.HTML(translated(frame), elem_classes="frame plain", apply_default_css=False, js_on_load=_SHOW_ACTIVE)
