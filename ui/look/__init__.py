@@ -57,7 +57,7 @@ def theme() -> gr.themes.Base:
         input_border_color="#cfd6e2", input_border_color_dark="#3a4355", input_border_width="1px",
         input_placeholder_color="#727c91", input_placeholder_color_dark="#8b95a7",
         button_primary_background_fill="#3f5be0", button_primary_background_fill_hover="#3349bd",
-        button_primary_background_fill_dark="#4f6df5", button_primary_background_fill_hover_dark="#3f5be0",
+        button_primary_background_fill_dark="#3f5be0", button_primary_background_fill_hover_dark="#3349bd",
         button_primary_text_color="#ffffff", button_primary_text_color_dark="#ffffff",
         button_secondary_background_fill="#ffffff", button_secondary_background_fill_dark="#232936",
         button_secondary_border_color="#cfd6e2", button_secondary_border_color_dark="#3a4355",

@@ -53,7 +53,7 @@ def _passes(name: str, check: Callable[[Browser, Served], str], browser: Browser
     try:
         said = check(browser, served)
     except AssertionError as error:
-        print(f"FAILED  {name}: {' '.join(str(error).split())[:400]}", flush=True)
+        print(f"FAILED  {name}: {' '.join(str(error).split())[:1500]}", flush=True)
         return False
     print(f"passed  {name} ({time.monotonic() - started:.0f} s){': ' if said else ''}{said}", flush=True)
     return True
