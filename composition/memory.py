@@ -60,7 +60,7 @@ def predict_memory(compiled: Compiled, thrift: Thrift) -> MemoryNeed:
     request = batch_request(scene, scene.request.seeds[: thrift.batch_size], thrift)
     request = replace(request, num_steps=min(request.num_steps, _STEPS))
     with checkpointed(twin.unet, thrift.checkpointing):
-        passes = dry_run(DryModel(base=twin, device=base.device), request, compiled.strategy).peak_bytes
+        passes = dry_run(DryModel(base=twin, device=base.device, runs=1), request, compiled.strategy).peak_bytes
     with torch.no_grad(), counting() as counter:
         decode_latents(twin, torch.empty_like(request.noise, device="meta"))
     # The loop's own latents, predictions and what the scheduler makes of them: small beside the rest.
@@ -73,23 +73,22 @@ def fit_memory(compiled: Compiled, asked: Thrift, limit: int) -> Fitting:
     Raises:
         UserError: none does.
     """
-    first: MemoryNeed | None = None
-    best: MemoryNeed | None = None
-    for thrift in ladder(asked):
-        need = predict_memory(compiled, thrift)
-        first = need if first is None else first
-        if need.peak <= limit:
-            done = "; ".join(thrift.sentences(asked))
-            notes = (f"{in_words(first.peak)} would be needed and {in_words(limit)} are allowed: {done}.",) if done else ()
-            return Fitting(thrift, need, first, notes)
-        best = need if best is None or need.peak < best.peak else best
-    assert best is not None
-    size = f"{compiled.scene.request.width}×{compiled.scene.request.height}"
-    raise UserError(
-        f"Drawing this takes {in_words(best.peak)} at the least, {in_words(best.weights)} of it for weights, and "
-        f"{in_words(limit)} are allowed. Draw smaller pictures than {size}, or use --dtype bfloat16, fewer adapters or another "
-        "strategy."
-    )
+    steps = ladder(asked)
+    needs = {asked: predict_memory(compiled, asked)}
+    if needs[asked].peak <= limit:
+        return Fitting(asked, needs[asked], needs[asked], ())
+    needs[steps[-1]] = predict_memory(compiled, steps[-1])
+    if needs[steps[-1]].peak > limit:
+        raise UserError(_too_little(compiled.scene, needs[steps[-1]], limit))
+    low, high = 0, len(steps) - 1  # each step takes no more than the one before: half the rest at a time
+    while high - low > 1:
+        middle = (low + high) // 2
+        needs[steps[middle]] = predict_memory(compiled, steps[middle])
+        low, high = (low, middle) if needs[steps[middle]].peak <= limit else (middle, high)
+    chosen = steps[high]
+    done = "; ".join(chosen.sentences(asked))
+    note = f"{in_words(needs[asked].peak)} would be needed and {in_words(limit)} are allowed: {done}."
+    return Fitting(chosen, needs[chosen], needs[asked], (note,))
 
 
 def parse_memory(text: str, device: torch.device) -> int:
@@ -123,11 +122,18 @@ def in_words(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
+def _too_little(scene: Scene, least: MemoryNeed, limit: int) -> str:
+    return (
+        f"Drawing this takes {in_words(least.peak)} at the least, {in_words(least.weights)} of it for weights, and "
+        f"{in_words(limit)} are allowed. Draw smaller pictures than {scene.request.width}×{scene.request.height}, or use "
+        "--dtype bfloat16, fewer adapters or another strategy."
+    )
+
+
 def _weights(scene: Scene) -> int:
     """Of the base model and of every adapter, each tensor once."""
-    tensors: dict[int, int] = {}
-    for tensor in chain(_tensors_of(scene.base), *(each.adapter.named_tensors().values() for each in scene.concepts)):
-        tensors[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+    adapters = (each.adapter.named_tensors().values() for each in scene.concepts)
+    tensors = {tensor.data_ptr(): _size(tensor) for tensor in chain(_tensors_of(scene.base), *adapters)}
     return sum(tensors.values())
 
 

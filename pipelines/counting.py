@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
 _aten = torch.ops.aten
@@ -80,11 +79,13 @@ class CostCounter(TorchDispatchMode):
         """Run one ATen call, and book it."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        made = [each for each in tree_flatten(output)[0] if isinstance(each, Tensor)]
+        if func.is_view:
+            return output
+        made = _tensors_of(output)
         for tensor in made:
             self._book(tensor)
-        if not func.is_view and func not in _NOT_COUNTED:
-            read = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)]
+        if func not in _NOT_COUNTED:
+            read = [tensor for each in (*args, *kwargs.values()) for tensor in _tensors_of(each)]
             count_flops = flop_registry.get(func._overloadpacket)
             flops = 0 if count_flops is None else int(count_flops(*args, **kwargs, out_val=output))
             self.add(1, flops, [*read, *made])
@@ -110,6 +111,13 @@ class CostCounter(TorchDispatchMode):
 
     def _gone(self, size: int) -> None:
         self.live_bytes -= size
+
+
+def _tensors_of(value: Any) -> list[Tensor]:
+    """Tensors in an argument or a result, which are single or in a list."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [each for each in value if isinstance(each, Tensor)] if isinstance(value, list | tuple) else []
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A generation without numbers: loop and strategy run as they are, the denoiser on the meta device, and its cost is counted.
 
 The strategy gets predictions and attention maps that mean nothing, with a way back to the latents, so that what it does with
-gradients is counted too. A pass that came up twice is not run again: it is booked at what it cost.
+gradients is counted too. A pass that came up before is not run again: it is booked at what it cost.
 """
 
 from __future__ import annotations
@@ -30,10 +30,6 @@ from studio.pipelines.encoding import TextCondition
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-_RUNS_UNTIL_KNOWN = 2
-"""The first run of a pass also makes what is kept for later ones."""
-
-
 @dataclass(frozen=True)
 class DryRun:
     """What a generation costs.
@@ -59,6 +55,7 @@ class DryModel:
     Attributes:
         base: a base model whose UNet is on the meta device. adapter: what stands for an adapter there.
         text: what stands for a text's features there. device: where the strategy's own numbers are.
+        runs: how often a pass is run before it is known; the first run also makes what is kept for later ones.
         whole_pipelines: count as if whole pipelines were put together: attention with all its scores in memory, every pass
             by itself and to its end, its text computed anew. region_passes: and a pass for every region.
     """
@@ -69,6 +66,7 @@ class DryModel:
         text.prompt_embeds.to("meta"), None if text.pooled is None else text.pooled.to("meta")
     )
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    runs: int = 2
     whole_pipelines: bool = False
     region_passes: bool = False
 
@@ -143,7 +141,7 @@ class DryPasses(Passes):
         known.runs += 1
         with ExitStack() as still_open:
             link = _Link(self, known, None, ())
-            if known.runs <= _RUNS_UNTIL_KNOWN:
+            if known.runs <= self._model.runs:
                 link = still_open.enter_context(self._run(latents, step, branches, known, stops_early, needs_gradient))
             else:
                 self.counter.cost += known.forward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,8 +51,9 @@ def counted(compiled: Compiled, thrift: Thrift) -> tuple[Any, Any]:
     with checkpointed(twin.unet, thrift.checkpointing):
         dry = dry_run(DryModel(base=twin), batch_request(compiled.scene, seeds, thrift), compiled.strategy)
     cache_of(base.unet).clear()  # what an earlier generation left there would be counted, and not computed
-    with checkpointed(base.unet, thrift.checkpointing), counting() as real:
-        denoise(base, batch_request(compiled.scene, seeds, thrift), compiled.strategy)
+    fresh = replace(base, unet=copy.deepcopy(base.unet))  # weights that are kept joined with adapters' belong to a model
+    with checkpointed(fresh.unet, thrift.checkpointing), counting() as real:
+        denoise(fresh, batch_request(compiled.scene, seeds, thrift), compiled.strategy)
     return dry, real
 
 
@@ -64,15 +66,8 @@ def test_flops_and_peak_are_those_of_a_real_run(compiled: Callable[[str], Compil
     assert len(dry.steps) == 3 and sum(step.flops for step in dry.steps) == dry.total.flops
 
 
-@pytest.mark.parametrize(
-    "thrift",
-    [
-        Thrift(batch_size=1, one_by_one=True),
-        Thrift(batch_size=1, one_by_one=True, captured_share=0.2),
-        Thrift(batch_size=1, one_by_one=True, captured_share=0.2, checkpointing=True),
-    ],
-)
-def test_so_are_those_of_more_sparing_ways(compiled: Callable[[str], Compiled], thrift: Thrift):
+def test_so_are_those_of_the_most_sparing_way(compiled: Callable[[str], Compiled]):
+    thrift = Thrift(batch_size=1, one_by_one=True, captured_share=0.2, checkpointing=True)
     dry, real = counted(compiled("clora"), thrift)
     assert dry.peak_bytes == pytest.approx(real.peak_bytes, rel=0.2)
 
