@@ -37,6 +37,7 @@ FREE = {
 """Names of ATen calls that neither compute nor copy."""
 
 OPEN_NAMESPACES = ("aten", "prims", "prim")
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,9 @@ class _Counter(TorchDispatchMode):
         if func.namespace not in OPEN_NAMESPACES:
             with self:
                 return _body_of(func)(*args, **kwargs)
-        if func._can_decompose():  # what autograd takes apart, it does not inside of an operator
+        if _is_composite(func):  # what autograd takes apart, it does not inside of an operator
             with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
         result = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         if not func.is_view and name not in FREE:
@@ -107,6 +106,15 @@ class _Counter(TorchDispatchMode):
         self.names[name] += 1
         self.bytes += sum(size_of(each) for each in (*inputs, *outputs) if isinstance(each, Tensor))
         self.flops += flops
+
+
+def _is_composite(func: Any) -> bool:
+    """Whether it runs as several calls: it has no kernel of its own, and a composition. Decompositions in Python do not count,
+    which only compilers use, nor compositions for devices without a kernel: an upsampling would be eleven operations, and the
+    backward pass of SiLU seven.
+    """
+    has_kernel_for = torch._C._dispatch_has_kernel_for_dispatch_key
+    return has_kernel_for(func.name(), _COMPOSITE) and not has_kernel_for(func.name(), torch._C.DispatchKey.CPU)
 
 
 def size_of(tensor: Tensor) -> int:
