@@ -36,6 +36,7 @@ from studio.pipelines.denoising.control_net import ControlNetSource
 from studio.pipelines.errors import Cancelled, UserError
 from studio.pipelines.families import detect_family
 from studio.pipelines.generation import to_images
+from studio.pipelines.steering import first_step
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
@@ -159,7 +160,7 @@ class _Composing:
                 generators=_per_picture(generator, count),
                 eta=eta,
                 picture=picture,
-                first_step=0 if picture is None else _first_step(num_inference_steps, strength) * self.scheduler.order,
+                first_step=0 if picture is None else first_step(num_inference_steps, strength) * self.scheduler.order,
                 redraw=None if mask_image is None else _redraw(self, mask_image, height, width),
                 control=control,
                 max_rows=max_rows,
@@ -259,13 +260,6 @@ def _encoded(pipeline: Any, base: BaseModel, image: Any, height: int, width: int
     if not isinstance(generator, Sequence):
         return encode_images(base, pixels, generator)
     return torch.cat([encode_images(base, each[None], one) for each, one in zip(pixels, generator, strict=True)])
-
-
-def _first_step(num_steps: int, strength: float) -> int:
-    """The step from which the picture has `strength` of the way to go, as diffusers counts."""
-    if not 0.0 < strength <= 1.0:
-        raise UserError(f"The strength should be above 0 and at most 1, not {strength}.")
-    return max(num_steps - min(int(num_steps * strength), num_steps), 0) if num_steps * strength >= 1 else num_steps - 1
 
 
 def _redraw(pipeline: Any, mask: Any, height: int, width: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from PIL import Image
@@ -11,9 +12,19 @@ from torch import Tensor
 
 from studio.pipelines.adapters import Route, patched
 from studio.pipelines.base_model import BaseModel, TextCondition, decode_latents, encode_negative, encode_text
-from studio.pipelines.denoising import DenoiseRequest, GuidanceStrategy, check_stacks, denoise, make_scheduler
+from studio.pipelines.denoising import (
+    DenoiseRequest,
+    Guessing,
+    GuidanceStrategy,
+    OnGuess,
+    Strategy,
+    check_stacks,
+    denoise,
+    make_scheduler,
+)
 from studio.pipelines.errors import AdapterMismatchError, UserError
 from studio.pipelines.families import FAMILIES
+from studio.pipelines.steering import Steering
 
 MAX_STEPS = 1000
 MAX_SEED = 2**63 - 1
@@ -136,18 +147,25 @@ def generate_batches(
     routes: Sequence[Route] = (),
     *,
     batch_size: int = 8,
+    steering: Steering | None = None,
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_guess: OnGuess | None = None,
 ) -> Iterator[list[Image.Image]]:
     """The same as `generate`, one batch after the other, so that each can be kept before the next is begun.
 
     Everything is checked before this returns; drawing starts with the first `next`.
+
+    Args:
+        steering: a picture to start from, a mask, a picture to follow; for all pictures.
+        on_guess: called after every step of a batch with its latents as they promise to become.
     """
     resolved = resolve_request(base, request)
     check_adapters(base, routes)
     if batch_size < 1:
         raise UserError(f"The batch size should be 1 or more, not {batch_size}.")
-    return _batches(base, resolved, routes, batch_size, on_step, should_stop)
+    draw = partial(draw_latents, base, steering=steering, should_stop=should_stop, on_guess=on_guess)
+    return _batches(base, resolved, routes, batch_size, draw, on_step)
 
 
 def _batches(
@@ -155,8 +173,8 @@ def _batches(
     request: ResolvedRequest,
     routes: Sequence[Route],
     batch_size: int,
+    draw: Callable[..., Tensor],
     on_step: Callable[[int, int], None] | None,
-    should_stop: Callable[[], bool] | None,
 ) -> Iterator[list[Image.Image]]:
     starts = range(0, len(request.prompts), batch_size)
     for number, start in enumerate(starts):
@@ -170,7 +188,7 @@ def _batches(
         batch = replace(request, prompts=request.prompts[part], seeds=request.seeds[part], block_prompts=block_prompts)
         # Not open while the caller has the pictures: it may use the model for something else.
         with torch.no_grad(), patched(base.components(), routes):
-            latents = draw_latents(base, batch, on_step=count, should_stop=should_stop)
+            latents = draw(batch, on_step=count)
         yield to_images(decode_latents(base, latents))
 
 
@@ -178,10 +196,12 @@ def draw_latents(
     base: BaseModel,
     request: ResolvedRequest,
     *,
+    steering: Steering | None = None,
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_guess: OnGuess | None = None,
 ) -> Tensor:
-    """Latents `[B, C, h, w]` of one batch with whatever adapters are open."""
+    """Latents `[B, C, h, w]` of one batch with whatever adapters are open; arguments as for `generate_batches`."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
     unique = list(dict.fromkeys([*request.prompts, *(text for texts in request.block_prompts.values() for text in texts)]))
     encoded = encode_text(base, unique)
@@ -190,22 +210,24 @@ def draw_latents(
         return encoded.rows([unique.index(prompt) for prompt in prompts])
 
     negative = encode_negative(base, request.negative_prompt, len(request.prompts))
+    asked = DenoiseRequest(
+        noise=initial_noise(base, generators, request.height, request.width),
+        height=request.height,
+        width=request.width,
+        scheduler=make_scheduler(base.scheduler, request.scheduler),
+        num_steps=request.steps,
+        generators=generators,
+    )
+    strategy: Strategy = GuidanceStrategy(
+        condition_of(request.prompts),
+        negative,
+        request.guidance_scale,
+        block_conditions={stack: condition_of(prompts) for stack, prompts in request.block_prompts.items()},
+    )
     return denoise(
         base,
-        DenoiseRequest(
-            noise=initial_noise(base, generators, request.height, request.width),
-            height=request.height,
-            width=request.width,
-            scheduler=make_scheduler(base.scheduler, request.scheduler),
-            num_steps=request.steps,
-            generators=generators,
-        ),
-        GuidanceStrategy(
-            condition_of(request.prompts),
-            negative,
-            request.guidance_scale,
-            block_conditions={stack: condition_of(prompts) for stack, prompts in request.block_prompts.items()},
-        ),
+        asked if steering is None else steering.applied(base, asked),
+        strategy if on_guess is None else Guessing(strategy, on_guess),
         on_step=on_step,
         should_stop=should_stop,
     )

@@ -7,6 +7,7 @@ from studio.pipelines.denoising.attention.layers import AttentionLayer, attentio
 from studio.pipelines.denoising.attention.regions import STRICT, Isolation, Region
 from studio.pipelines.denoising.block_texts import attention_stacks, block_texts, check_stacks
 from studio.pipelines.denoising.denoiser import Denoiser
+from studio.pipelines.denoising.guessing import Guessing, OnGuess
 from studio.pipelines.denoising.guidance import GuidanceStrategy
 from studio.pipelines.denoising.loop import as_denoiser, denoise
 from studio.pipelines.denoising.passes import Passes
@@ -23,8 +24,10 @@ __all__ = [
     "DenoiseRequest",
     "Denoiser",
     "FeatureUse",
+    "Guessing",
     "GuidanceStrategy",
     "Isolation",
+    "OnGuess",
     "PassOutput",
     "Passes",
     "PredictionType",

@@ -43,6 +43,8 @@ class PictureRecord:
         base: name of the base model, without folders. base_hash: SHA-256 of its weights.
         width, height: in pixels. dtype: of the weights, as "float32".
         block_prompts: attention stack -> what it was told in place of `prompt`.
+        steered: pictures that decided it besides words, by their hashes: what it started from and how far it left that, its
+            mask, what a ControlNet followed; empty for other pictures.
         recipe: the plan of a composition with the hashes of its files, as plain values; empty for other pictures.
         drawn: the shape of the forward that a batch drew it in, which decides no more than its last bits: rows, its own row,
             who shares adapters, threads, kernels; empty for other pictures. It is no part of `content_hash`.
@@ -63,6 +65,7 @@ class PictureRecord:
     dtype: str
     adapters: tuple[AdapterUse, ...] = ()
     block_prompts: Mapping[str, str] = field(default_factory=dict)
+    steered: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     drawn: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
@@ -109,7 +112,7 @@ class PictureRecord:
         )
 
 
-_RARE = ("block_prompts", "recipe", "drawn")
+_RARE = ("block_prompts", "steered", "recipe", "drawn")
 
 
 def lora_short_hash(path: Path) -> str:

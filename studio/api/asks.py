@@ -24,6 +24,7 @@ from studio.service import (
     GenerateSpec,
     JobSpec,
     Kind,
+    StartPicture,
     StylizeSpec,
     Submit,
     TrainSpec,
@@ -100,6 +101,21 @@ class AdapterUse(Spec):
         return AdapterChoice(adapter=item.id, strength=self.strength, sha256=item.id)
 
 
+class StartAsk(StartPicture):
+    """A picture of the library to start from."""
+
+    picture: Id
+    mask: Id | None = None
+    sha256: Nothing = None
+    mask_sha256: Nothing = None
+
+    def to_start(self, desk: Desk) -> StartPicture:
+        """The same for the studio."""
+        picture = desk.used(self.picture, Kind.PICTURE, "start")
+        mask = None if self.mask is None else desk.used(self.mask, Kind.PICTURE, "mask")
+        return StartPicture(picture=picture.id, change=self.change, mask=None if mask is None else mask.id)
+
+
 class GenerateAsk(GenerateSpec, Ask):
     """Pictures from prompts; `num_images` of each prompt, with seeds in a row."""
 
@@ -107,12 +123,15 @@ class GenerateAsk(GenerateSpec, Ask):
     base: BaseId = "embedded"
     scheduler: Sampler | None = None
     adapters: Annotated[tuple[AdapterUse, ...], Field(max_length=64)] = ()  # type: ignore[assignment]
+    start: StartAsk | None = None
+    control: Nothing = None
 
     def to_spec(self, desk: Desk) -> GenerateSpec:
         """The studio's own request."""
         check_pictures(desk, len(self.prompts) * self.num_images)
         adapters = tuple(use.to_choice(desk) for use in self.adapters)
-        return GenerateSpec(**_drawing(desk, self), prompts=self.prompts, adapters=adapters)
+        start = None if self.start is None else self.start.to_start(desk)
+        return GenerateSpec(**_drawing(desk, self), prompts=self.prompts, adapters=adapters, start=start)
 
 
 class StylizeAsk(StylizeSpec, Ask):

@@ -22,6 +22,7 @@ from typing import Any
 from studio.jobs.specs import SPECS, JobSpec, Submit
 from studio.pipelines.errors import MissingFileError, StudioError
 from studio.pipelines.files import atomic_write_json, output_errors
+from studio.storage.home import Home
 
 FORMAT = 1
 
@@ -62,6 +63,12 @@ class JobFolder:
         self.result_json = path / "result.json"
         self.stop_flag = path / "stop"
         self.log = path / "log.txt"
+        self.preview = path / "preview.webp"
+
+    @property
+    def home(self) -> Home:
+        """The home that it lies in."""
+        return Home(self.path.parent.parent)
 
     def write_job(self, job: HandedIn) -> None:
         """Write job.json."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from studio.composition.plan import CompositionPlan
 
@@ -64,6 +64,30 @@ class AdapterChoice(Spec):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
+class StartPicture(Spec):
+    """A picture to start from: of the library (its id) or a file.
+
+    Attributes:
+        change: how far to leave it, above 0 to 1. mask: a grey picture, white where it is drawn anew; None for all of it.
+        sha256, mask_sha256: of the files; filled in when the job is handed in, and checked when it runs.
+    """
+
+    picture: Name
+    change: Annotated[Float, Field(gt=0, le=1)] = 0.6
+    mask: Name | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    mask_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+class ControlPicture(Spec):
+    """A picture that a ControlNet follows. model: a folder in the diffusers layout. scale: how strongly."""
+
+    picture: Name
+    model: Name
+    scale: Annotated[Float, Field(ge=0, le=2)] = 1.0
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
 class TrainSpec(JobSpec):
     """A training run.
 
@@ -92,10 +116,17 @@ class GenerateSpec(Drawing):
     kind: ClassVar[str] = "generate"
     prompts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=10_000)]
     adapters: Annotated[tuple[AdapterChoice, ...], Field(max_length=64)] = ()
+    start: StartPicture | None = None
+    control: ControlPicture | None = None
 
     def title(self) -> str:
         """The first prompt."""
         return self.prompts[0]
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether pictures decide it besides words: then it shares no pass with other jobs."""
+        return self.start is not None or self.control is not None
 
 
 class ComposeSpec(JobSpec):
@@ -146,15 +177,30 @@ class StylizeSpec(Drawing):
 
 
 class BatchSpec(JobSpec):
-    """A file of requests, run as `studio batch FILE` with these options, in a process of its own."""
+    """Many requests, run as `studio batch FILE` with these options, in a process of its own.
+
+    Attributes:
+        file: a batch file; or instead of it
+        document: what such a file holds, as plain values (`docs/batch.md`). Ids of the library may stand for files; other names
+            of files start in the job's folder, so they should be absolute.
+    """
 
     kind: ClassVar[str] = "batch"
-    file: Name
+    file: Name | None = None
+    document: Mapping[str, Any] | None = None
     options: tuple[Text, ...] = ()
 
+    @model_validator(mode="after")
+    def _either(self) -> BatchSpec:
+        if (self.file is None) == (self.document is None):
+            raise ValueError("a batch is a file or a document, and one of them alone")
+        return self
+
     def title(self) -> str:
-        """The file."""
-        return self.file
+        """The file, or the document's name."""
+        if self.document is None:
+            return str(self.file)
+        return str(self.document.get("name", "batch"))[:500]
 
 
 SPECS: Mapping[str, type[JobSpec]] = {

@@ -13,11 +13,21 @@ from typing import Any, TypeVar
 
 from studio.composition.plan import CompositionPlan
 from studio.composition.plan_checks import plan_problems
-from studio.jobs.specs import AdapterChoice, BatchSpec, ComposeSpec, Drawing, GenerateSpec, StylizeSpec, TrainSpec
+from studio.jobs.specs import (
+    AdapterChoice,
+    BatchSpec,
+    ComposeSpec,
+    ControlPicture,
+    Drawing,
+    GenerateSpec,
+    StartPicture,
+    StylizeSpec,
+    TrainSpec,
+)
 from studio.library.item import Kind
 from studio.library.library import Library
 from studio.pipelines.base_files.content_hash import file_sha256
-from studio.pipelines.errors import AdapterFileError, ConfigError, MissingFileError
+from studio.pipelines.errors import AdapterFileError, ConfigError, ImageError, MissingFileError
 from studio.training.config import validate
 
 Drawn = TypeVar("Drawn", bound=Drawing)
@@ -28,7 +38,43 @@ EMBEDDED = "embedded"
 def resolved_generate(library: Library, spec: GenerateSpec) -> GenerateSpec:
     """With files, hashes and a seed."""
     adapters = tuple(resolved_adapter(library, choice) for choice in spec.adapters)
-    return _with_seed(spec).model_copy(update={"adapters": adapters, "base": resolved_base(library, spec.base)})
+    pictures = {"start": resolved_start(library, spec.start), "control": resolved_control(library, spec.control)}
+    return _with_seed(spec).model_copy(update={"adapters": adapters, "base": resolved_base(library, spec.base), **pictures})
+
+
+def resolved_start(library: Library, start: StartPicture | None) -> StartPicture | None:
+    """With files and hashes; errors as in `resolved_picture`."""
+    if start is None:
+        return None
+    picture, sha256 = resolved_picture(library, start.picture, start.sha256)
+    mask, mask_sha256 = (None, None) if start.mask is None else resolved_picture(library, start.mask, start.mask_sha256)
+    return start.model_copy(update={"picture": picture, "sha256": sha256, "mask": mask, "mask_sha256": mask_sha256})
+
+
+def resolved_control(library: Library, control: ControlPicture | None) -> ControlPicture | None:
+    """With the file, its hash, and the folder of the ControlNet. Raises MissingFileError when there is none."""
+    if control is None:
+        return None
+    folder = Path(control.model).expanduser().absolute()
+    if not folder.is_dir():
+        raise MissingFileError(f"There is no ControlNet in {folder}: name a folder in the diffusers layout.")
+    picture, sha256 = resolved_picture(library, control.picture, control.sha256)
+    return control.model_copy(update={"model": str(folder), "picture": picture, "sha256": sha256})
+
+
+def resolved_picture(library: Library, name: str, sha256: str | None) -> tuple[str, str]:
+    """A picture of the library by its id, or a file by its absolute path; and its hash.
+
+    Raises:
+        MissingFileError: there is neither. ImageError: it is not the one that the hash means.
+    """
+    path, item_id = library.resolve(name, Kind.PICTURE)
+    if not path.is_file():
+        raise MissingFileError(f"{path} is a folder; name the picture in it.")
+    found = file_sha256(path)
+    if sha256 is not None and found != sha256:
+        raise ImageError(f"{path} is not the picture that is meant: its SHA-256 does not begin with {sha256[:10]}.")
+    return str(path) if item_id is None else item_id, found
 
 
 def resolved_stylize(library: Library, spec: StylizeSpec) -> StylizeSpec:
@@ -112,8 +158,18 @@ def resolved_train(library: Library, spec: TrainSpec) -> TrainSpec:
 
 
 def resolved_batch(spec: BatchSpec) -> BatchSpec:
-    """With the file's absolute path. Raises MissingFileError when there is none."""
-    path = Path(spec.file).expanduser().absolute()
+    """With the file's absolute path.
+
+    Raises:
+        MissingFileError: there is no such file. ConfigError: the document is wrong; says where and what.
+    """
+    if spec.document is not None:
+        from studio.batch.expansion import expand
+        from studio.batch.reading import batch_of
+
+        expand(batch_of(spec.document, Path("batch.json")))
+        return spec
+    path = Path(spec.file or "").expanduser().absolute()
     if not path.is_file():
         raise MissingFileError(f"There is no batch file {path}.")
     return spec.model_copy(update={"file": str(path)})

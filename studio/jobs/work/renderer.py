@@ -22,6 +22,7 @@ import torch
 from studio.jobs.child import unexpected
 from studio.jobs.folder import JobFolder
 from studio.jobs.job import State
+from studio.jobs.specs import GenerateSpec
 from studio.jobs.work.drawing import run_drawing
 from studio.jobs.work.generating import PictureTask, open_task
 from studio.jobs.work.grouping import WAIT_SECONDS, Grouper, Pick
@@ -93,7 +94,8 @@ class Renderer:
         self.reply({"touching": [folder.path.name]})
         try:
             handed_in = folder.read_job()
-            if handed_in.spec.kind != "generate":
+            spec = handed_in.spec
+            if not isinstance(spec, GenerateSpec) or spec.is_steered:
                 self.others.append((folder, attempt))
                 return
             task = open_task(folder, handed_in, attempt, self.models)
