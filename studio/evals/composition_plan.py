@@ -199,7 +199,7 @@ class Budget:
 _TRAINING: Mapping[str, object] = MappingProxyType(
     {
         "concept.hold_out": "none",
-        "schedule.steps": 360,
+        "schedule.steps": 240,
         "loss.prior_batch_size": 2,
         "run.checkpoint_every": 120,
         "run.sample_every": 0,
