@@ -16,14 +16,15 @@ import torch
 from PIL import Image
 
 from studio.pipelines.adapters import Route, patched
-from studio.pipelines.adapters.row_weights import RowSet, can_fold_rows, patched_rows
+from studio.pipelines.adapters.row_weights import RowSet, can_fold_rows, can_pack_rows, patched_rows
 from studio.pipelines.base_model import BaseModel, TextCondition, decode_latents, encode_negative, encode_text
-from studio.pipelines.denoising import DenoiseRequest, GuidanceStrategy, denoise, make_scheduler
+from studio.pipelines.denoising import DenoiseRequest, Guessing, GuidanceStrategy, OnGuess, denoise, make_scheduler
 from studio.pipelines.errors import UserError
 from studio.pipelines.generation import GenerationRequest, check_adapters, initial_noise, resolve_request, to_images
 
-KernelPath = Literal["plain", "folded", "routes"]
-"""How adapters acted: there were none; folded into weights (`row_weights`); as sums of outputs (`patched`)."""
+KernelPath = Literal["plain", "folded", "routes", "plain packed", "folded packed"]
+"""How adapters acted: there were none; folded into weights (`row_weights`); as sums of outputs (`patched`). Packed: with weights
+laid out once by oneDNN (`kernels.packed_layers`)."""
 
 RowPattern = tuple[int, ...]
 """For each row, the number of the set of adapters it has: (0, 0, 1, 1) is two pictures of one and two of another."""
@@ -73,8 +74,10 @@ def draw_mixed(
     *,
     pattern: RowPattern | None = None,
     folds: bool = True,
+    packs: bool = True,
     on_step: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_guess: OnGuess | None = None,
 ) -> MixedPictures:
     """Draw all rows at once.
 
@@ -82,7 +85,8 @@ def draw_mixed(
         pattern: which rows count as having the same adapters; by default `pattern_of(rows)`. Rows of one set must have the
             same. It rebuilds the shape of a group some of whose pictures are not wanted any more.
         folds: whether adapters may be folded into weights, where the weights are float32 and small.
-        on_step, should_stop: as for `generate`.
+        packs: whether weights may be laid out anew for a CPU, where the same holds.
+        on_step, should_stop, on_guess: as for `generate_batches`.
 
     Raises:
         UserError: a value cannot be drawn, an adapter does not fit the base, or has parts that only act on whole batches and
@@ -109,7 +113,7 @@ def draw_mixed(
     negative = TextCondition.cat([texts.of(row, row.negative_prompt, is_negative=True) for row in rows])
     strategy = GuidanceStrategy(condition, negative, resolved.guidance_scale)
     generators = [torch.Generator("cpu").manual_seed(row.seed) for row in rows]
-    path, acting = _acting(base, rows, numbers, 2 if strategy.is_guided else 1, folds=folds)
+    path, acting = _acting(base, rows, numbers, 2 if strategy.is_guided else 1, folds=folds, packs=packs)
     with acting:
         latents = denoise(
             base,
@@ -121,7 +125,7 @@ def draw_mixed(
                 num_steps=resolved.steps,
                 generators=generators,
             ),
-            strategy,
+            strategy if on_guess is None else Guessing(strategy, on_guess),
             on_step=on_step,
             should_stop=should_stop,
         )
@@ -147,19 +151,23 @@ class _Texts:
 
 
 def _acting(
-    base: BaseModel, rows: Sequence[MixedRow], numbers: RowPattern, num_branches: int, *, folds: bool
+    base: BaseModel, rows: Sequence[MixedRow], numbers: RowPattern, num_branches: int, *, folds: bool, packs: bool
 ) -> tuple[KernelPath, AbstractContextManager[object]]:
     """How the rows' adapters act in the UNet, and the block in which they do."""
     members = {number: [index for index, each in enumerate(numbers) if each == number] for number in dict.fromkeys(numbers)}
     routes = {number: _in_unet(rows[indices[0]]) for number, indices in members.items()}
+    packs = packs and can_pack_rows(base.unet, len(members))
     if not any(routes.values()):
-        return "plain", patched({}, ())
+        if not packs:
+            return "plain", patched({}, ())
+        whole = RowSet(tuple(range(num_branches * len(rows))), ())
+        return "plain packed", patched_rows(base.unet, "unet", [whole], packs=True)
     if folds and can_fold_rows(base.unet, "unet", list(routes.values())):
         sets = []
         for number, indices in members.items():
             both = [branch * len(rows) + index for branch in range(num_branches) for index in indices]
-            sets.append(RowSet(torch.tensor(both), routes[number]))
-        return "folded", patched_rows(base.unet, "unet", sets)
+            sets.append(RowSet(tuple(both), routes[number]))
+        return "folded packed" if packs else "folded", patched_rows(base.unet, "unet", sets, packs=packs)
     if len(members) == 1:
         return "routes", patched({"unet": base.unet}, next(iter(routes.values())))
     placed = []

@@ -49,15 +49,17 @@ def axes_of(matrix: Any, zips: Any, where: str) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
-def places(axes: Sequence[Axis], exclude: Sequence[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:
+def places(
+    axes: Sequence[Axis], exclude: Sequence[Mapping[str, Any]], where: str, most: int = MAX_REQUESTS
+) -> list[dict[str, Any]]:
     """Every combination of the axes' points, the last axis fastest, without those that a table of `exclude` matches in full.
 
     Raises:
-        ConfigError: there are more than `MAX_REQUESTS`.
+        ConfigError: there are more than `most`, counted before any is left out.
     """
     count = math.prod(len(axis.points) for axis in axes)
-    if count > MAX_REQUESTS:
-        raise ConfigError(f"{where}: {count:,} combinations are more than the {MAX_REQUESTS:,} that a batch may have.")
+    if count > most:
+        raise ConfigError(f"{where}: {count:,} combinations are more than the {most:,} that a batch may have.")
     found = []
     for points in itertools.product(*(axis.points for axis in axes)):
         place = {
@@ -99,24 +101,33 @@ def _range(text: str, key: str, where: str) -> list[Any]:
         return [text]
     try:
         first, last = _number(match[1]), _number(match[2])
-        step = None if match[3] is None else _number(match[3])
-    except ValueError:
+        if match[4] is not None:
+            return _spread(first, last, int(match[4]), key, f"{where}: {key}: the range {text!r}")
+        step = (1 if last >= first else -1) if match[3] is None else _number(match[3])
+        return _steps(first, last, step, f"{where}: {key}: the range {text!r}")
+    except (ValueError, OverflowError):
         return [text]
-    count = None if match[4] is None else int(match[4])
-    if count is not None:
-        spread = [first + (last - first) * number / max(1, count - 1) for number in range(count)]
-        whole = isinstance(first, int) and isinstance(last, int) and key.rsplit(".", maxsplit=1)[-1] in _WHOLE
-        points: list[Any] = [round(value) if whole else round(value, 10) for value in spread]
-    else:
-        step = (1 if last >= first else -1) if step is None else step
-        if step == 0 or (last - first) * step < 0:
-            raise ConfigError(f"{where}: {key}: the range {text!r} never arrives; give its step another sign.")
-        length = math.floor((last - first) / step + 1e-9) + 1
-        if length > MAX_REQUESTS:
-            raise ConfigError(f"{where}: {key}: the range {text!r} has {length:,} values; a batch may have {MAX_REQUESTS:,}.")
-        points = [first + step * number for number in range(length)]
-        points = [round(value, 10) if isinstance(value, float) else value for value in points]
-    return points
+
+
+def _spread(first: float, last: float, count: int, key: str, what: str) -> list[Any]:
+    _check_length(count, what)
+    values = [first + (last - first) * number / max(1, count - 1) for number in range(count)]
+    whole = isinstance(first, int) and isinstance(last, int) and key.rsplit(".", maxsplit=1)[-1] in _WHOLE
+    return [round(value) if whole else round(value, 10) for value in values]
+
+
+def _steps(first: float, last: float, step: float, what: str) -> list[Any]:
+    if step == 0 or (last - first) * step < 0:
+        raise ConfigError(f"{what} never arrives; give its step another sign.")
+    length = math.floor((last - first) / step + 1e-9) + 1
+    _check_length(length, what)
+    values = [first + step * number for number in range(length)]
+    return [round(value, 10) if isinstance(value, float) else value for value in values]
+
+
+def _check_length(length: int, what: str) -> None:
+    if length > MAX_REQUESTS:
+        raise ConfigError(f"{what} has {length:,} values; a batch may have {MAX_REQUESTS:,}.")
 
 
 def _number(text: str) -> int | float:

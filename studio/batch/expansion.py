@@ -43,18 +43,18 @@ class Expanded:
         return int(self.request.values.get("seed", 0)) if isinstance(self.request, ComposeRequest) else None
 
 
-def expand(batch: BatchFile) -> list[Expanded]:
+def expand(batch: BatchFile, most: int = MAX_REQUESTS) -> list[Expanded]:
     """Every request of the file: entries in order, axes' last one fastest, wildcards, then seeds in a row.
 
     Raises:
-        ConfigError: something is wrong with one; says where. Or there are more than `MAX_REQUESTS`.
+        ConfigError: something is wrong with one; says where. Or there are more than `most`.
     """
     found: list[Expanded] = []
     for entry in batch.entries:
-        for request, axes in _of_entry(entry, batch.wildcards):
+        for request, axes in _of_entry(entry, batch.wildcards, most):
             found.append(Expanded(len(found), request, axes, entry.where, entry.plan_dir))
-            if len(found) > MAX_REQUESTS:
-                raise ConfigError(f"{batch.name}: more than {MAX_REQUESTS:,} requests; split the file.")
+            if len(found) > most:
+                raise ConfigError(f"{batch.name}: more than {most:,} requests; split the file.")
     if not found:
         raise ConfigError(f"{batch.name}: exclude leaves no request.")
     return [replace(each, request=_seeded(each)) for each in found]
@@ -66,7 +66,7 @@ def axis_keys(batch: BatchFile) -> list[str]:
     return [_plain(key) for key in keys]
 
 
-def _of_entry(entry: Entry, wildcards: WildcardSettings) -> Iterator[tuple[AnyRequest, dict[str, str]]]:
+def _of_entry(entry: Entry, wildcards: WildcardSettings, most: int) -> Iterator[tuple[AnyRequest, dict[str, str]]]:
     exclude = [{_plain(str(key)): value for key, value in table.items()} for table in entry.exclude]
     axes = [Axis(tuple(_plain(key) for key in axis.keys), axis.points) for axis in entry.axes]
     own = [table for table in exclude if all(any(key in axis.keys for axis in axes) for key in table)]
@@ -75,7 +75,7 @@ def _of_entry(entry: Entry, wildcards: WildcardSettings) -> Iterator[tuple[AnyRe
             key for table in exclude if table not in own for key in table if not any(key in axis.keys for axis in axes)
         )
         raise ConfigError(f"{entry.where}: exclude names {missing!r}, which is on no axis.")
-    for place in places(axes, own, entry.where):
+    for place in places(axes, own, entry.where, most):
         values = dict(entry.values)
         for key, value in place.items():
             for name, part in (
@@ -85,7 +85,7 @@ def _of_entry(entry: Entry, wildcards: WildcardSettings) -> Iterator[tuple[AnyRe
         labels = {key: label_of(value) for key, value in place.items()}
         request = request_of(values, entry.where)
         if isinstance(request, GenerateRequest):
-            yield from _pictures(request, labels, wildcards, entry.where)
+            yield from _pictures(request, labels, wildcards, entry.where, most)
         elif isinstance(request, ComposeRequest):
             yield from _compositions(request, labels, entry.where)
         else:
@@ -123,11 +123,11 @@ def _plain(key: str) -> str:
 
 
 def _pictures(
-    request: GenerateRequest, labels: dict[str, str], wildcards: WildcardSettings, where: str
+    request: GenerateRequest, labels: dict[str, str], wildcards: WildcardSettings, where: str, most: int
 ) -> Iterator[tuple[AnyRequest, dict[str, str]]]:
     prompt = substituted(request.prompt, request.replace, where)
-    negatives = variants(request.negative_prompt, wildcards, MAX_REQUESTS, where) if request.negative_prompt else [""]
-    prompts = variants(prompt, wildcards, MAX_REQUESTS, where)
+    negatives = variants(request.negative_prompt, wildcards, most, where) if request.negative_prompt else [""]
+    prompts = variants(prompt, wildcards, most, where)
     for text in prompts:
         for negative in negatives:
             plain, tags = without_tags(text)

@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from studio.batch.resolving import AnyTask
+from studio.batch.results import JOBS, SCORES, outcomes_of, read_json
 from studio.batch.tasks import TrainTask
 from studio.pipelines.base_files.content_hash import file_sha256
 from studio.pipelines.errors import OutputError, UserError
@@ -46,9 +47,9 @@ class BatchFolder:
         self.path = path
         self.manifest = path / f"run{part}.json"
         self.results = path / f"results{part}.jsonl"
-        self.jobs = path / "jobs.jsonl"
+        self.jobs = path / JOBS
         self.report = path / "index.html"
-        self.scores = path / "scores.csv"
+        self.scores = path / SCORES
         self._lock = path / f".lock{part}"
 
     @contextmanager
@@ -123,9 +124,7 @@ class BatchFolder:
 
     def outcomes(self) -> dict[str, dict[str, Any]]:
         """Task id -> the last thing that was written of it, by any shard."""
-        lines = [line for path in sorted(self.path.glob("results*.jsonl")) for line in read_lines(path)]
-        lines.sort(key=lambda line: str(line.get("time", "")))
-        return {str(line["id"]): line for line in lines if "id" in line}
+        return outcomes_of(self.path)
 
     def write_jobs(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Replace the expansion, if it is another one."""
@@ -140,25 +139,3 @@ class BatchFolder:
     def read_manifest(self) -> dict[str, Any]:
         """The manifest, or else that of the whole batch; empty if there is none."""
         return read_json(self.manifest) or read_json(self.path / "run.json")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The table in a JSON file; empty if there is no file, or no table in it."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The tables in a JSONL file; lines that are none, as a killed process leaves them, are passed over."""
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict):
-            found.append(values)
-    return found

@@ -103,4 +103,5 @@ def sub_groups(group: GroupTask) -> list[GroupTask]:
     if len(numbers) < 2:
         return [group]
     parts = [[task for task, own in zip(group.tasks, group.pattern, strict=False) if own == number] for number in numbers]
-    return [_group(group.index, list(part), (0,) * len(part), group.num_rows) for part in parts]
+    apart = [_group(group.index, list(part), (0,) * len(part), group.num_rows) for part in parts]
+    return [each.model_copy(update={"packs": group.packs}) for each in apart]

@@ -14,9 +14,13 @@ from studio.pipelines.errors import ConfigError, MissingDependencyError
 
 Wildcards = Literal["all", "random", "off"]
 
+MAX_PROMPT = 20_000
+MAX_DYNAMIC = 4_000
+"""Letters of a prompt with wildcards: their grammar's parser is slow."""
+
 _ARRAY = re.compile(r"\[\[([^\[\]]+)\]\]")
-_DYNAMIC = re.compile(r"\{[^{}]*\|[^{}]*\}|\{\d*(?:-\d+)?\$\$|__[\w*/-]+__")
-_TAG = re.compile(r"\s*<lora:([^<>:]+)(?::([-+\d.]+))?(?::[-+\d.]+)?>")
+_DYNAMIC = re.compile(r"\{[^{}|]*\|[^{}]*\}|\{\d*(?:-\d+)?\$\$|__[\w*/-]+__")
+_TAG = re.compile(r"(?<!\s)\s*<lora:([^<>:]+)(?::([-+\d.]+))?(?::[-+\d.]+)?>")
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,10 @@ class WildcardSettings:
 def substituted(prompt: str, replacements: Mapping[str, str], where: str) -> str:
     """`prompt` with words replaced; `ConfigError` where they are not in it."""
     for old, new in replacements.items():
-        if old not in prompt:
+        if not old or old not in prompt:
             raise ConfigError(f"{where}: replace: {old!r} is not in the prompt {prompt[:60]!r}.")
+        if len(prompt) + prompt.count(old) * len(new) > MAX_PROMPT:
+            raise ConfigError(f"{where}: replace: {old!r} makes the prompt longer than {MAX_PROMPT:,} letters.")
         prompt = prompt.replace(old, new)
     return prompt
 
@@ -52,6 +58,12 @@ def variants(prompt: str, settings: WildcardSettings, limit: int, where: str) ->
     text = _ARRAY.sub(lambda match: "{" + "|".join(part.strip() for part in match[1].split(",")) + "}", prompt)
     if settings.mode == "off" or _DYNAMIC.search(text) is None:
         return [prompt]
+    if len(text) > MAX_DYNAMIC:
+        raise ConfigError(
+            f"{where}: a prompt with wildcards has {MAX_DYNAMIC:,} letters at the most, and this one {len(text):,}."
+        )
+    if settings.mode == "random" and settings.count > limit:
+        raise ConfigError(f"{where}: wildcard_count is {settings.count:,}; a batch may have {limit:,} requests.")
     try:
         from dynamicprompts.generators import CombinatorialPromptGenerator, RandomPromptGenerator
         from dynamicprompts.wildcards import WildcardManager

@@ -72,15 +72,45 @@ def read_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> BatchF
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a UTF-8 text file.") from error
-    suffix = path.suffix.lower()
-    if suffix in (".yaml", ".yml", ".json"):
-        return _structured(path, _parsed(text, path), overrides)
-    flat = {".txt": requests_of_lines, ".csv": _csv, ".jsonl": _jsonl}[suffix](text, path.name)
-    values = {"jobs": [dict(fields) for fields, _ in flat]}
-    return _structured(path, values, overrides, [where for _, where in flat])
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        return batch_of(_parsed(text, path), path, overrides)
+    values, wheres = flat_values(text, path.suffix.lower(), path.name)
+    return batch_of(values, path, overrides, wheres=wheres)
 
 
-def _structured(path: Path, values: Any, overrides: Mapping[str, Any] | None, wheres: Sequence[str] | None = None) -> BatchFile:
+def flat_values(text: str, suffix: str, source: str) -> tuple[dict[str, Any], list[str]]:
+    """A text of the encoding that `suffix` names, .txt, .csv or .jsonl, as the table that YAML would hold.
+
+    Args:
+        source: names it in errors.
+
+    Returns:
+        The table, and the place in the text of each of its jobs.
+
+    Raises:
+        ConfigError: it cannot be read; says where and why.
+    """
+    flat = {".txt": requests_of_lines, ".csv": _csv, ".jsonl": _jsonl}[suffix](text, source)
+    return {"jobs": [dict(fields) for fields, _ in flat]}, [where for _, where in flat]
+
+
+def batch_of(
+    values: Any,
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    wheres: Sequence[str] | None = None,
+    opens_files: bool = True,
+) -> BatchFile:
+    """A batch of plain values: what YAML and JSON hold.
+
+    Args:
+        path: names it in errors; relative paths start in its folder. wheres: the places of its jobs, for errors.
+        opens_files: whether it may name plans and cards that are read here.
+
+    Raises:
+        ConfigError: something is wrong; says where and what.
+    """
     if isinstance(values, list):
         values = {"jobs": values}
     if not isinstance(values, Mapping):
@@ -95,6 +125,8 @@ def _structured(path: Path, values: Any, overrides: Mapping[str, Any] | None, wh
     jobs = values.get("jobs")
     if not isinstance(jobs, list) or not jobs:
         raise ConfigError(f"{path}: jobs should be a list with at least one request.")
+    if not opens_files and values.get("wildcards_dir") is not None:
+        raise ConfigError(f"{path}: wildcards_dir names a folder, which cannot be here; write {{a|b}} into the prompts.")
     entries = []
     for number, job in enumerate(jobs, start=1):
         where = f"{path.name}, job {number}" if wheres is None else wheres[number - 1]
@@ -102,7 +134,7 @@ def _structured(path: Path, values: Any, overrides: Mapping[str, Any] | None, wh
             job = {"prompt": job}
         if not isinstance(job, Mapping):
             raise ConfigError(f"{where}: a request is a table of fields, or a prompt.")
-        entries.append(_entry(job, values, overrides, where, path.parent))
+        entries.append(_entry(job, values, overrides, where, path.parent if opens_files else None))
     grid = values.get("grid") or {}
     if not isinstance(grid, Mapping) or any(key not in ("x", "y", "z") for key in grid):
         raise ConfigError(f"{path}: grid says which axes are columns, rows and pages, as in {{x: seed, y: strength}}.")
@@ -116,7 +148,7 @@ def _structured(path: Path, values: Any, overrides: Mapping[str, Any] | None, wh
 
 
 def _entry(
-    job: Mapping[str, Any], top: Mapping[str, Any], overrides: Mapping[str, Any] | None, where: str, folder: Path
+    job: Mapping[str, Any], top: Mapping[str, Any], overrides: Mapping[str, Any] | None, where: str, folder: Path | None
 ) -> Entry:
     own = {key: value for key, value in job.items() if key not in ("matrix", "zip", "exclude")}
     is_training = own.get("kind") == "train" or "method" in own or "config" in own
@@ -127,6 +159,8 @@ def _entry(
     plan_dir = None
     start: dict[str, Any] = {}
     if isinstance(merged.get("plan"), str):
+        if folder is None:
+            raise ConfigError(f"{where}: plan names a file, which cannot be here; write entries and strategy into the request.")
         file = _beside(merged["plan"], folder)
         start, plan_dir = plan_values(read_plan(file)), file.parent
         merged["plan"] = str(file)

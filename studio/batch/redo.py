@@ -69,6 +69,9 @@ def redo_picture(path: Path, folders: Sequence[Path], *, base: str | None, devic
     if shape and (shape.get("processor"), shape.get("torch")) != (here, torch.__version__.partition("+")[0]):
         notes.append(f"It was drawn on {shape.get('processor')} with torch {shape.get('torch')}, and now on {here} with "
                      f"{torch.__version__.partition('+')[0]}: the last bits may differ.")  # fmt: skip
+    was, now = shape.get("kernels"), drawn.record.drawn.get("kernels")
+    if was != now:
+        notes.append(f"Its adapters acted otherwise ({was}; now {now}), which cannot be done here: the last bits may differ.")
     return Redone(drawn, _difference(path, drawn.data), tuple(notes))
 
 

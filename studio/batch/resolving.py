@@ -10,8 +10,10 @@ from typing import Any
 from studio.batch.expansion import Expanded
 from studio.batch.fields import AdapterRef, ComposeRequest, GenerateRequest, TrainRequest
 from studio.batch.tasks import AdapterPart, BaseRef, FileRef, PictureTask, PlanTask, TrainTask, with_id
+from studio.batch.things import Things
 from studio.composition.plan import CompositionPlan
 from studio.composition.plan_files import plan_from_values, plan_values
+from studio.library.item import Kind
 from studio.pipelines.base_facts import BaseFacts, read_base_facts
 from studio.pipelines.base_files.content_hash import file_sha256
 from studio.pipelines.denoising import scheduler_title
@@ -39,11 +41,12 @@ class Resolver:
 
     Args:
         folders: where relative paths start, the batch file's own folder first.
-        dtype: of the weights, as "float32".
+        dtype: of the weights, as "float32". things: of the library, whose ids may stand for files.
     """
 
     folders: Sequence[Path]
     dtype: str = "float32"
+    things: Things = field(default_factory=Things)
     _bases: dict[tuple[str, ...], tuple[BaseFacts, str]] = field(default_factory=dict)
     _adapters: dict[tuple[str, ...], tuple[FileRef, str]] = field(default_factory=dict)
 
@@ -79,8 +82,9 @@ class Resolver:
         """A base model by name; a path may start at any of the folders."""
         key = (spec, *map(str, self.folders))
         if key not in self._bases:
-            places = [str(folder / spec) for folder in self.folders if (folder / spec).exists()]
-            where = spec if spec == "embedded" or not places else places[0]
+            places = [folder / spec for folder in self.folders if (folder / spec).exists()]
+            known = self.things.path(spec, Kind.BASE)
+            where = spec if spec == "embedded" or not (known or places) else str(known or places[0])
             self._bases[key] = (read_base_facts(where), where)
         facts, where = self._bases[key]
         return BaseRef(spec=where, name=base_name(where), content_hash=facts.content_hash, family=facts.family.name), facts
@@ -112,16 +116,16 @@ class Resolver:
         )
 
     def _adapter(self, wanted: AdapterRef) -> AdapterPart:
-        file, short_hash = self._file(wanted.file)
+        file, short_hash = self._file(wanted.file, Kind.ADAPTER)
         return AdapterPart(file=file, short_hash=short_hash, strength=wanted.strength, half=wanted.half)
 
-    def _file(self, name: str) -> tuple[FileRef, str]:
+    def _file(self, name: str, kind: Kind) -> tuple[FileRef, str]:
         key = (name, *map(str, self.folders))
         if key not in self._adapters:
-            path = find_file(name, self.folders)
+            path = self.things.path(name, kind) or find_file(name, self.folders)
             if path is None:
                 looked = ", ".join(str(folder) for folder in self.folders)
-                raise MissingFileError(f"there is no adapter file {name} (looked in {looked}).")
+                raise MissingFileError(f"there is no {kind} file {name} (looked in {looked}).")
             self._adapters[key] = (_ref(path), lora_short_hash(path) if path.suffix == ".safetensors" else "")
         return self._adapters[key]
 
@@ -132,13 +136,13 @@ class Resolver:
         files: dict[str, FileRef] = {}
         entries = []
         for entry in plan.entries:
-            file, _ = inner._file(entry.adapter)
+            file, _ = inner._file(entry.adapter, Kind.ADAPTER)
             files[file.path] = file
             if entry.sha256 not in (None, file.sha256):
                 raise ConfigError(f"{entry.title}: {file.path} is not the file that the plan means; take sha256 out of the plan.")
             changed: dict[str, Any] = {"adapter": file.path, "sha256": file.sha256}
             if entry.region is not None and entry.region.mask is not None:
-                mask, _ = inner._file(entry.region.mask)
+                mask, _ = inner._file(entry.region.mask, Kind.PICTURE)
                 files[mask.path] = mask
                 changed["region"] = entry.region.model_copy(update={"mask": mask.path, "mask_sha256": mask.sha256})
             entries.append(entry.model_copy(update=changed))
@@ -159,8 +163,7 @@ class Resolver:
         tables["adapter"] = {**tables.get("adapter", {}), "method": request.method}
         concept = tables.setdefault("concept", {})
         if isinstance(concept.get("images"), str):
-            places = [folder / concept["images"] for folder in self.folders]
-            concept["images"] = str(next((place for place in places if place.exists()), places[0]).resolve())
+            self._place_photos(concept)
         config = validate(tables)
         base, _ = self.base(config.model.base)
         tables["model"] = {**tables.get("model", {}), "base": base.spec}
@@ -173,6 +176,18 @@ class Resolver:
             photos=photos,
             num_processes=request.num_processes,
         )
+
+    def _place_photos(self, concept: dict[str, Any]) -> None:
+        """Make `images` a folder; a concept of the library brings its words, where the file says no others."""
+        known = self.things.find(concept["images"], Kind.CONCEPT)
+        if known is None:
+            places = [folder / concept["images"] for folder in self.folders]
+            concept["images"] = str(next((place for place in places if place.exists()), places[0]).resolve())
+            return
+        concept["images"] = str(known.path)
+        for key, value in (("class_noun", known.class_noun), ("token", known.trigger)):
+            if value is not None:
+                concept.setdefault(key, value)
 
 
 def _ref(path: Path) -> FileRef:

@@ -20,8 +20,10 @@ from studio.batch.groups import plan_groups
 from studio.batch.reading import BatchFile, read_batch
 from studio.batch.resolving import AnyTask, Refused, Resolver
 from studio.batch.tasks import GroupTask, PictureTask, TrainTask
+from studio.batch.things import Things
 from studio.batch.work import Outcome, Work
 from studio.batch.workshop import Workshop
+from studio.kernels.packed_layers import packs_layers
 from studio.pipelines.base_files.content_hash import file_sha256
 from studio.pipelines.errors import Cancelled, ConfigError, Interrupted, StudioError
 from studio.pipelines.files import atomic_write_bytes
@@ -31,17 +33,25 @@ DEFAULT_BATCH_SIZE = 8
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow")
 
 Progress = Callable[[int, int], None]
+Made = Callable[[AnyTask, Path], None]
+"""Is told of each task that is done, now or before, and of its picture or adapter."""
+
 MakeExecutor = Callable[["Settings"], Executor]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a picture's last bits, and is kept in the manifest: a batch goes on as it was begun."""
+    """What decides a picture's last bits, and is kept in the manifest: a batch goes on as it was begun.
+
+    Attributes:
+        packs: whether weights may be laid out anew for a CPU. Where that cannot be done, records say how pictures were drawn.
+    """
 
     batch_size: int = DEFAULT_BATCH_SIZE
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 1
+    packs: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +62,7 @@ class BatchOptions:
         resume: leave alone what is done; otherwise all is drawn anew. only_failed: only what failed the last time.
         limit: pictures and trainings of this run at the most.
         fields: stronger than what the file says.
+        home: of the library whose ids may stand for files; by default the studio's own.
     """
 
     file: Path
@@ -66,10 +77,12 @@ class BatchOptions:
     default_dtype: str = "float32"
     device: str = "cpu"
     threads: int | None = None
+    packs: bool | None = None
     adapters_dirs: tuple[Path, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     reports: bool = True
     scorer: str | None = None
+    home: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,7 @@ def plan_batch(options: BatchOptions) -> Planned:
     batch = read_batch(options.file, options.fields)
     requests = expand(batch)
     settings = _settings(options)
-    resolver = Resolver([batch.folder, Path(), *options.adapters_dirs], settings.dtype)
+    resolver = Resolver([batch.folder, Path(), *options.adapters_dirs], settings.dtype, Things(options.home))
     tasks, refused = resolver.resolve(requests)
     if refused and not options.continue_on_error:
         raise refused[0].error
@@ -141,7 +154,9 @@ def plan_batch(options: BatchOptions) -> Planned:
             refused.append(Refused(requests[task.index], told))
     ids = {task.index: task.id for task in kept}
     different = list({task.id: task for task in reversed(kept)}.values())[::-1]
-    return Planned(batch, requests, different, ids, refused, plan_groups(different, settings.batch_size, layers_of), settings)
+    groups = plan_groups(different, settings.batch_size, layers_of)
+    groups = [group.model_copy(update={"packs": settings.packs}) for group in groups]
+    return Planned(batch, requests, different, ids, refused, groups, settings)
 
 
 def run_batch(
@@ -149,6 +164,7 @@ def run_batch(
     make_executor: MakeExecutor,
     *,
     on_progress: Progress | None = None,
+    on_made: Made | None = None,
     argv: Sequence[str] | None = None,
 ) -> BatchOutcome:
     """Run a batch, or go on with it.
@@ -167,7 +183,7 @@ def run_batch(
         folder.write_jobs(_job_lines(planned))
         manifest = _manifest(options, planned, argv)
         folder.write_manifest(manifest)
-        outcome = _work(options, planned, folder, make_executor, stop, on_progress)
+        outcome = _work(options, planned, folder, make_executor, stop, on_progress, on_made)
         outcome.seconds = time.monotonic() - started
         if options.reports:
             write_batch_reports(planned, options)
@@ -189,10 +205,14 @@ def _work(
     make_executor: MakeExecutor,
     stop: StopRequest,
     on_progress: Progress | None,
+    on_made: Made | None,
 ) -> BatchOutcome:
     outcome = BatchOutcome(total=len(planned.tasks) + len(planned.refused))
     done = folder.done(planned.tasks) if options.resume or options.only_failed else {}
     outcome.done_before = len(done)
+    for task in planned.tasks:
+        if on_made is not None and task.id in done:
+            on_made(task, done[task.id])
     for refused in planned.refused:
         outcome.failed[refused.expanded.where] = str(refused.error)
     folder.append(_refused_lines(planned.refused))
@@ -203,7 +223,9 @@ def _work(
     executor = make_executor(planned.settings)
     try:
         for result in executor.run(work, lambda: bool(stop)):
-            _keep(result, folder, outcome)
+            for task, path in _keep(result, folder, outcome):
+                if on_made is not None:
+                    on_made(task, path)
             if on_progress is not None:
                 on_progress(outcome.done_now + len(outcome.failed) - len(planned.refused), count)
             if result.failures and not options.continue_on_error:
@@ -245,24 +267,28 @@ def _chosen(options: BatchOptions, groups: Sequence[GroupTask], folder: BatchFol
     return found
 
 
-def _keep(result: Outcome, folder: BatchFolder, outcome: BatchOutcome) -> None:
-    """Write what came of a piece of work, and then that it is there."""
+def _keep(result: Outcome, folder: BatchFolder, outcome: BatchOutcome) -> list[tuple[AnyTask, Path]]:
+    """Write what came of a piece of work, and then that it is there; what is done now, and where."""
     tasks = {task.id: task for task in result.work.group.tasks}
-    lines = []
+    lines: list[dict[str, Any]] = []
+    made: list[tuple[AnyTask, Path]] = []
     each = result.seconds / max(1, len(result.work.group.tasks))
     for drawn in result.pictures:
-        path = folder.save(tasks[drawn.task_id], drawn.data, drawn.record)
-        lines.append(_line(tasks[drawn.task_id], "done", each) | {"file": path.name})
+        task = tasks[drawn.task_id]
+        made.append((task, folder.save(task, drawn.data, drawn.record)))
+        lines.append(_line(task, "done", each) | {"file": made[-1][1].name})
     for name, data in result.files.items():
         atomic_write_bytes(Path(result.work.folder) / name, data)
     if result.adapter is not None:
         first = result.work.group.tasks[0]
+        made.append((first, result.adapter))
         lines.append(_line(first, "done", result.seconds) | {"file": str(result.adapter.relative_to(folder.path))})
     for task_id, sentence in result.failures.items():
         lines.append(_line(tasks[task_id], "failed", 0.0) | {"error": sentence})
         outcome.failed[tasks[task_id].title] = sentence
-    outcome.done_now += len(lines) - len(result.failures)
+    outcome.done_now += len(made)
     folder.append(lines)
+    return made
 
 
 def _line(task: AnyTask, state: str, seconds: float) -> dict[str, Any]:
@@ -303,6 +329,8 @@ def _settings(options: BatchOptions) -> Settings:
         dtype=chosen(options.dtype, "dtype", options.default_dtype),
         device=options.device,
         threads=chosen(options.threads, "threads", torch.get_num_threads()),
+        # A batch that says nothing of it was begun before there was such a thing.
+        packs=chosen(options.packs, "packs", not begun and packs_layers()),
     )
 
 
@@ -325,6 +353,7 @@ def _manifest(options: BatchOptions, planned: Planned, argv: Sequence[str] | Non
             "dtype": settings.dtype,
             "device": settings.device,
             "threads": settings.threads,
+            "packs": settings.packs,
         },
         "requests": len(planned.requests),
         "groups": len(planned.groups),

@@ -157,12 +157,14 @@ class GroupTask(Part):
         index: its place in the order of work. tasks: a row each.
         num_rows: rows of the forward; those after the tasks repeat the last one, and are thrown away.
         pattern: for each row, the number of the set of adapters it has.
+        packs: whether weights may be laid out anew for a CPU; see `kernels.packed_layers`.
     """
 
     index: int
     tasks: tuple[Task, ...]
     num_rows: int
     pattern: tuple[int, ...]
+    packs: bool = True
 
     def padded(self) -> list[PictureTask | PlanTask | TrainTask]:
         """A task for every row."""

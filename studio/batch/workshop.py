@@ -120,7 +120,11 @@ class Workshop:
             )
             for number in pattern
         ]
-        drawn = draw_mixed(base, rows, _shared(task), pattern=pattern, folds=shape.get("kernels") != "routes")
+        kernels = str(shape.get("kernels"))
+        drawn = draw_mixed(
+            base, rows, _shared(task), pattern=pattern, folds=kernels != "routes", packs=kernels.endswith("packed")
+        )
+        record = replace(record, drawn={**shape, "kernels": drawn.kernel_path})
         return Drawn(task.id, png_bytes(drawn.images[row], record), record)
 
     def redraw_plan(self, task: PlanTask, shape: Mapping[str, Any]) -> Drawn:
@@ -196,6 +200,7 @@ class Workshop:
             rows,
             _shared(first),
             pattern=group.pattern,
+            packs=group.packs,
             on_step=on_step,
             should_stop=should_stop,
         )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from studio.batch.executors.ray_cluster import FILES_VARIABLE, LOOPBACK_ONLY, RayExecutor
-from studio.batch.folder import read_lines
+from studio.batch.results import read_lines
 from studio.batch.runner import BatchOptions, run_batch
 from tests.support.batches import pictures, run, write_batch
 

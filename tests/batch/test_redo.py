@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from studio.batch.redo import redo_picture
 from studio.cli.main import main
+from studio.kernels import packed_layers
 from studio.pipelines.errors import ImageError, MissingFileError, UserError
 from studio.pipelines.pictures.foreign import read_picture
 from tests.support.batches import pictures, run, write_batch
@@ -36,6 +37,17 @@ def test_pictures_of_a_batch_are_made_again_to_the_byte(drawn: Path, tmp_path: P
     if number == "00009" or number != "00005":  # a composition's recipe has the names of its files
         redone = redo_picture(path, [drawn], base=str(drawn / "base"), device="cpu")
     assert redone.drawn.data == path.read_bytes()
+
+
+def test_what_cannot_be_done_here_is_told_and_recorded(drawn: Path, monkeypatch: pytest.MonkeyPatch):
+    """Weights were laid out by operators that another build of torch does not have."""
+    if not packed_layers.packs_layers():
+        pytest.skip("torch has them not here either")
+    (path,) = (drawn / "out").glob("00001*.png")
+    monkeypatch.setattr(packed_layers, "has_packed_layers", lambda: False)
+    redone = redo_picture(path, [drawn], base=str(drawn / "base"), device="cpu")
+    assert "folded packed; now folded" in redone.notes[0] and redone.max_difference in (0, 1)
+    assert redone.drawn.record.drawn["kernels"] == "folded"
 
 
 def test_what_is_missing_is_told(drawn: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio.batch.folder import BatchFolder, read_lines
+from studio.batch.folder import BatchFolder
+from studio.batch.results import read_lines
+from studio.kernels import packed_layers
+from studio.kernels.packed_layers import packs_layers
 from studio.pipelines.errors import ConfigError, MissingFileError, StudioError, UserError
 from studio.pipelines.pictures import read_png
 from tests.support.batches import BATCH, pictures, run, run_and_signal, run_killed, write_batch
+
+PACKED = " packed" if packs_layers() else ""
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +51,23 @@ def test_killed_twice_at_any_write_it_ends_with_the_same_bytes(file: Path, undis
     assert killed == 8
 
 
+def kernels_of(folder: Path) -> set[str]:
+    """How the pictures of a folder say that they were drawn, compositions left out."""
+    return {json.loads(path.read_text())["drawn"]["kernels"] for path in folder.glob("0*.json")} - {"strategy"}
+
+
+def test_how_weights_are_laid_out_stays_as_the_batch_was_begun(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(file, tmp_path / "whole", packs=False)
+    run(file, tmp_path / "resumed", packs=False, limit=2)
+    run(file, tmp_path / "resumed")
+    assert pictures(tmp_path / "resumed") == pictures(tmp_path / "whole")
+    assert kernels_of(tmp_path / "whole") == {"folded", "plain"}
+    run(file, tmp_path / "moved", limit=4)
+    monkeypatch.setattr(packed_layers, "has_packed_layers", lambda: False)  # another machine
+    run(file, tmp_path / "moved")
+    assert kernels_of(tmp_path / "moved") == {f"folded{PACKED}", "folded", "plain"}
+
+
 def test_another_batch_size_changes_rounding_alone(file: Path, undisturbed: dict[str, bytes], tmp_path: Path):
     run(file, tmp_path, batch_size=3)
     names = [name for name in undisturbed if name.endswith(".png")]
@@ -63,7 +85,7 @@ def test_groups_and_records_say_how_it_was_drawn(undisturbed: dict[str, bytes], 
     shapes = {name[:5]: json.loads(data)["drawn"] for name, data in undisturbed.items() if name.endswith(".json")}
     assert [shapes[f"0000{n}"]["rows"] for n in range(10)] == [4, 4, 4, 4, 1, 2, 2, 4, 4, 4]
     assert shapes["00003"]["pattern"] == [0, 0, 0, 1] and shapes["00003"]["row"] == 3
-    assert {shape["kernels"] for shape in shapes.values()} == {"folded", "plain", "strategy"}
+    assert {shape["kernels"] for shape in shapes.values()} == {f"folded{PACKED}", f"plain{PACKED}", "strategy"}
     name = next(name for name in undisturbed if name.startswith("00003") and name.endswith("png"))
     (tmp_path / name).write_bytes(undisturbed[name])
     record, text = read_png(tmp_path / name)

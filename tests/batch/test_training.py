@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from studio.batch.expansion import expand
-from studio.batch.folder import DONE, read_json
+from studio.batch.folder import DONE
 from studio.batch.reading import read_batch
 from studio.batch.resolving import Resolver
+from studio.batch.results import read_json
 from studio.batch.tasks import TrainTask
 from studio.batch.training import train_task, training_command
 from studio.pipelines.errors import Interrupted, StudioError

@@ -62,14 +62,18 @@ def alone(base: BaseModel, row: MixedRow) -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("folds", [True, False])
+WAYS = {"folded packed": (True, True), "folded": (True, False), "routes": (False, False)}
+
+
+@pytest.mark.parametrize("way", list(WAYS))
 @pytest.mark.parametrize("guidance_scale", [4.0, 1.0])
-def test_each_picture_is_the_one_it_is_alone(base: BaseModel, rows: list[MixedRow], folds: bool, guidance_scale: float):
+def test_each_picture_is_the_one_it_is_alone(base: BaseModel, rows: list[MixedRow], way: str, guidance_scale: float):
     assert pattern_of(rows) == (0, 1, 2, 3, 0)
     before = {name: tensor.clone() for name, tensor in base.unet.state_dict().items()}
     shape = replace(SHAPE, guidance_scale=guidance_scale)
-    drawn = draw_mixed(base, rows, shape, folds=folds)
-    assert drawn.kernel_path == ("folded" if folds else "routes")
+    folds, packs = WAYS[way]
+    drawn = draw_mixed(base, rows, shape, folds=folds, packs=packs)
+    assert drawn.kernel_path == way
     if guidance_scale == SHAPE.guidance_scale:
         difference = np.abs(pixels(drawn.images) - pixels([alone(base, row) for row in rows]))
         assert difference.max() <= 1
@@ -77,16 +81,17 @@ def test_each_picture_is_the_one_it_is_alone(base: BaseModel, rows: list[MixedRo
     assert not any("forward" in module.__dict__ for module in base.unet.modules())
 
 
-@pytest.mark.parametrize("folds", [True, False])
-def test_a_groups_shape_decides_the_last_bits_and_its_other_pictures_do_not(base: BaseModel, rows: list[MixedRow], folds: bool):
+@pytest.mark.parametrize("way", list(WAYS))
+def test_a_groups_shape_decides_the_last_bits_and_its_other_pictures_do_not(base: BaseModel, rows: list[MixedRow], way: str):
     """One picture of a group again, with nothing of the others but their places."""
+    folds, packs = WAYS[way]
     with_adapters = [row for row in rows if row.routes]
-    whole = draw_mixed(base, with_adapters, SHAPE, folds=folds)
+    whole = draw_mixed(base, with_adapters, SHAPE, folds=folds, packs=packs)
     pattern = pattern_of(with_adapters)
     for wanted in (0, 1, 3):
         own = with_adapters[wanted]
         others = [replace(own, routes=own.routes if number == pattern[wanted] else ()) for number in pattern]
-        again = draw_mixed(base, others, SHAPE, pattern=pattern, folds=folds)
+        again = draw_mixed(base, others, SHAPE, pattern=pattern, folds=folds, packs=packs)
         assert np.array_equal(pixels(whole.images)[wanted], pixels(again.images)[wanted]), wanted
 
 

@@ -56,6 +56,7 @@ def run_on_slurm(
             shard=(number, num_jobs),
             batch_size=settings.batch_size,
             threads=settings.threads,
+            packs=settings.packs,
             dtype=settings.dtype,
             adapters_dirs=tuple(each.resolve() for each in (Path(), *options.adapters_dirs)),
             continue_on_error=True,
@@ -97,7 +98,7 @@ def run_share(spec: str) -> str:
     from studio.batch.workshop import Workshop
 
     values = json.loads(Path(spec).read_text(encoding="utf-8"))
-    paths = {name: Path(values[name]) for name in ("file", "output")}
+    paths = {name: None if values[name] is None else Path(values[name]) for name in ("file", "output", "home")}
     options = BatchOptions(
         **{
             **values,
@@ -115,6 +116,7 @@ def _values(share: BatchOptions) -> dict[str, Any]:
     return values | {
         "file": str(share.file),
         "output": str(share.output),
+        "home": None if share.home is None else str(share.home.resolve()),
         "adapters_dirs": [str(each) for each in share.adapters_dirs],
         "fields": dict(share.fields),
     }
