@@ -47,6 +47,7 @@ MIGRATIONS = (
         PRIMARY KEY (owner, key)
     )
     """,
+    "CREATE TABLE counters (key TEXT PRIMARY KEY, amount INTEGER NOT NULL, expires REAL NOT NULL)",
 )
 
 

@@ -16,7 +16,7 @@ from studio.api.desk import Counter, ReadDesk
 from studio.api.guards import SECURITY_HEADERS, BoundedBodies, KnownHosts, SameOrigin, SecurityHeaders
 from studio.api.login import login_router
 from studio.api.problems import MEDIA_TYPE, TITLES, ProblemBody, add_problems
-from studio.api.routes import drawing, events, jobs, library, uploads
+from studio.api.routes import batches, drawing, events, jobs, library, uploads
 from studio.api.routes.health import Figures, Measured, health_router
 from studio.api.settings import LOOPBACK, MIB, PREFIX, ApiSettings
 from studio.api.throttle import Throttle
@@ -43,7 +43,8 @@ def add_api(app: FastAPI, studio: Studio, settings: ApiSettings, *, headers: Map
         The tokens, which `app` closes never: they belong to the process, as the studio does.
     """
     uploads.remove_leftovers(studio.home)
-    access, throttle, figures = Access(studio.home), Throttle(settings.limits), Figures(studio)
+    access, figures = Access(studio.home), Figures(studio)
+    throttle = Throttle(settings.limits, access.database)
     app.mount(PREFIX, make_api(Counter(studio, settings, access, throttle), figures))
     app.include_router(health_router(studio, figures))
     app.include_router(login_router(access, throttle, login=settings.login))
@@ -82,7 +83,7 @@ def make_api(counter: Counter, figures: Figures) -> FastAPI:
     add_problems(api, str(counter.studio.home.root))
     api.add_middleware(Measured, figures=figures)
     api.add_middleware(SecurityHeaders, headers=SECURITY_HEADERS)  # stricter than those of a page around it
-    for each in (drawing, jobs, events, library, uploads):
+    for each in (drawing, batches, jobs, events, library, uploads):
         api.include_router(each.router)
     api.include_router(_description(api))
     return api

@@ -1,4 +1,4 @@
-"""How often and how much: rates and quotas per person, kept in this process by the library `limits`."""
+"""How often and how much, per person, counted by the library `limits`: rates in this process, a day's quotas on the disk."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from limits import RateLimitItem, RateLimitItemPerDay, parse
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
+from studio.api.counters import KeptCounters
 from studio.api.problems import Problem
 from studio.api.settings import MIB, Limits
+from studio.storage.database import Database
 
 
 class Throttle:
-    """What everybody has taken so far; it begins anew with the process."""
+    """What everybody has taken so far. Rates begin anew with the process; what was taken of a day stays taken.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        database: with the table `counters`.
+    """
+
+    def __init__(self, limits: Limits, database: Database) -> None:
         self.limits = limits
-        storage = MemoryStorage()
-        self._moving = MovingWindowRateLimiter(storage)
-        self._fixed = FixedWindowRateLimiter(storage)
+        self._moving = MovingWindowRateLimiter(MemoryStorage())
+        self._kept = FixedWindowRateLimiter(KeptCounters(database))
         self._reads, self._writes = parse(limits.reads), parse(limits.writes)
         self._failed, self._failed_in_all = parse(limits.failed_logins), parse(limits.failed_logins_in_all)
         self._uploads = RateLimitItemPerDay(max(1, limits.upload_bytes_per_day // MIB))
@@ -38,8 +43,12 @@ class Throttle:
 
     def upload(self, owner: str, num_bytes: int) -> None:
         """Count a file that was sent. Raises Problem 429 when the day's bytes are used up."""
-        if not self._fixed.hit(self._uploads, "uploads", owner, cost=max(1, -(-num_bytes // MIB))):
-            raise Problem(429, f"More than {self._uploads.amount} MiB were sent today; go on tomorrow.", {"Retry-After": "3600"})
+        cost, key = max(1, -(-num_bytes // MIB)), ("uploads", owner)
+        # Asked first: what is refused takes nothing. Two at the same time are still counted one after the other.
+        if not self._kept.test(self._uploads, *key, cost=cost) or not self._kept.hit(self._uploads, *key, cost=cost):
+            wait = str(max(1, int(self._kept.get_window_stats(self._uploads, *key).reset_time - time.time()) + 1))
+            told = f"More than {self._uploads.amount} MiB would have been sent within a day; go on later."
+            raise Problem(429, told, {"Retry-After": wait})
 
     def login_wait_seconds(self, address: str, token_id: str) -> int:
         """How long to wait before the next try with a token; 0 for not at all."""

@@ -78,6 +78,43 @@ class PictureList(BaseModel):
     pictures: list[PictureLink]
 
 
+class BatchView(BaseModel):
+    """A batch's job, and how many of its requests are done, failed (or cannot be done at all), and still wait."""
+
+    job: JobView
+    requests: int
+    done: int
+    failed: int
+    waiting: int
+
+
+class ResultView(BaseModel):
+    """One request of a batch. state: waiting, done, failed, or refused: it cannot be done at all.
+
+    where: its place in the document. picture: where its picture is; item: the id of what it made in the library.
+    """
+
+    index: int
+    where: str
+    axes: dict[str, str]
+    kind: str
+    title: str
+    seed: int | None
+    state: str
+    error: str
+    seconds: float | None
+    score: float | None
+    picture: str | None
+    item: str | None
+
+
+class ResultList(BaseModel):
+    """Requests in the document's order. next: the cursor of the page after; null after the last."""
+
+    results: list[ResultView]
+    next: str | None
+
+
 class QueueView(BaseModel):
     """The queue. waiting: ids in the order in which they will be begun; counts: of all jobs by state."""
 

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from studio.cli.drawing import Precision, placement, progress, say
+from studio.cli.drawing import Precision, placement, progress, say, use_attention
+from studio.cli.drawing_options import Attention
+from studio.cli.jobs_options import Home
 from studio.pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from studio.batch.executors import Executor
+    from studio.batch.resolving import AnyTask
     from studio.batch.runner import BatchOptions, BatchOutcome, Planned, Settings
 
 _SHARD = re.compile(r"(\d+)/(\d+)")
@@ -50,6 +53,7 @@ def batch(
     dtype: Annotated[
         Precision | None, typer.Option(help="Type of the weights; as the batch was begun, or auto.", show_default=False)
     ] = None,
+    attention: Attention = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; torch's own number, or as the batch was begun.", show_default=False)
     ] = None,
@@ -64,6 +68,7 @@ def batch(
     slurm_folder: Annotated[
         Path | None, typer.Option(help="For the logs of SLURM's jobs; by default in the output.", show_default=False)
     ] = None,
+    home: Home = None,
 ) -> None:
     """Draw, compose and train what a file says; go on where it stopped.
 
@@ -84,6 +89,7 @@ def batch(
 
     if executor not in EXECUTORS:
         raise UserError(f"There is no executor {executor!r}; there are: {', '.join(EXECUTORS)}.")
+    use_attention(attention)
     place, weights = _placement(device, Precision.AUTO if dtype is None else dtype, is_here=executor == "local")
     options = BatchOptions(
         file=file,
@@ -101,6 +107,7 @@ def batch(
         adapters_dirs=tuple(adapters_dir or ()),
         fields=_fields(set_ or []),
         scorer=scorer,
+        home=home,
     )
     if dry_run:
         from studio.batch.runner import plan_batch
@@ -128,6 +135,7 @@ def _placement(device: str, precision: Precision, *, is_here: bool) -> tuple[str
 
 def _run(options: BatchOptions, executor: str, workers: int, address: str | None) -> BatchOutcome:
     from studio.batch.runner import run_batch
+    from studio.jobs.work.batch import BatchReporter
 
     def make(settings: Settings) -> Executor:
         if executor == "ray":
@@ -139,8 +147,19 @@ def _run(options: BatchOptions, executor: str, workers: int, address: str | None
 
         return LocalExecutor(Workshop(settings.device))
 
+    reporter = BatchReporter.of_environment()
     with progress() as on_step:
-        return run_batch(options, make, on_progress=on_step)
+
+        def on_progress(done: int, total: int) -> None:
+            on_step(done, total)
+            if reporter is not None:
+                reporter.progress(done, total)
+
+        def on_made(task: AnyTask, path: Path) -> None:
+            if reporter is not None:
+                reporter.made(path, task.index)
+
+        return run_batch(options, make, on_progress=on_progress, on_made=on_made)
 
 
 def _tell(outcome: BatchOutcome, options: BatchOptions) -> None:

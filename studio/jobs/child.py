@@ -18,7 +18,6 @@ from typing import Any
 from studio.jobs.folder import HandedIn, JobFolder
 from studio.jobs.job import State
 from studio.pipelines.errors import Cancelled, Interrupted, StudioError
-from studio.storage.home import Home
 
 _FLAG_SECONDS = 0.3
 
@@ -53,16 +52,11 @@ def unexpected(error: Exception) -> str:
     return f"The studio made a mistake ({type(error).__name__}: {str(error)[:300]}); the job's log has the details."
 
 
-def home_of(folder: JobFolder) -> Home:
-    """The home that a job's folder lies in."""
-    return Home(folder.path.parent.parent)
-
-
 def _run(folder: JobFolder, handed_in: HandedIn, device: str) -> dict[str, Any]:
     if handed_in.spec.kind == "train":
         from studio.jobs.work.training import run_training
 
-        return run_training(folder, handed_in, home_of(folder), device)
+        return run_training(folder, handed_in, folder.home, device)
     from studio.jobs.work.batch import run_batch
 
     return run_batch(folder, handed_in, device)

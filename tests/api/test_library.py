@@ -12,9 +12,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from studio.api.app import create_app
+from studio.api.problems import Problem
 from studio.api.settings import MIB, ApiSettings, Limits
 from studio.service import Studio, TrainSpec
-from tests.api.conftest import V1, adapter_item, client, png, problem
+from tests.api.conftest import V1, adapter_item, client, counter_of, png, problem
 
 
 def photos(*names: str) -> list:
@@ -203,6 +204,15 @@ def test_bodies_are_bounded_as_they_say_and_as_they_are(studio: Studio):
     assert send_concept(api, "a.png").status_code == 201
     assert send_concept(api, "a.png").status_code == 201
     problem(send_concept(api, "a.png"), 429)  # a request counts for a MiB at least, and one was refused before
+    again = client(create_app(studio, ApiSettings(limits=limits)))  # the process was begun anew
+    wait = problem(send_concept(again, "a.png"), 429)
+    assert "3 MiB" in wait["detail"]
+    throttle = counter_of(again.app).throttle
+    with pytest.raises(Problem):
+        throttle.upload("zoe", 4 * MIB)
+    throttle.upload("zoe", 3 * MIB)  # what was refused took nothing
+    with pytest.raises(Problem):
+        throttle.upload("zoe", 1)
 
 
 def test_what_belongs_to_others_is_not_there(of: Callable[..., TestClient], studio: Studio):

@@ -18,40 +18,41 @@ router = APIRouter(tags=["asking"])
 @router.post("/generate", status_code=202, response_model=JobView)
 def generate(desk: DrawDesk, request: Request, ask: GenerateAsk, key: Key = None) -> Response:
     """Draw pictures from prompts, with or without adapters."""
-    return _hand_in(desk, request, ask, key)
+    return hand_in(desk, request, ask, key)
 
 
 @router.post("/compose", status_code=202, response_model=JobView)
 def compose(desk: DrawDesk, request: Request, ask: ComposeAsk, key: Key = None) -> Response:
     """Draw a plan with several adapters."""
-    return _hand_in(desk, request, ask, key)
+    return hand_in(desk, request, ask, key)
 
 
 @router.post("/compare", status_code=202, response_model=JobView)
 def compare(desk: DrawDesk, request: Request, ask: CompareAsk, key: Key = None) -> Response:
     """Draw a plan by several strategies, side by side, with scores."""
-    return _hand_in(desk, request, ask, key)
+    return hand_in(desk, request, ask, key)
 
 
 @router.post("/conflicts", status_code=202, response_model=JobView)
 def conflicts(desk: DrawDesk, request: Request, ask: ConflictsAsk, key: Key = None) -> Response:
     """Measure how much a plan's adapters get in each other's way."""
-    return _hand_in(desk, request, ask, key)
+    return hand_in(desk, request, ask, key)
 
 
 @router.post("/stylize", status_code=202, response_model=JobView)
 def stylize(desk: DrawDesk, request: Request, ask: StylizeAsk, key: Key = None) -> Response:
     """Draw the content of one picture in the style of another."""
-    return _hand_in(desk, request, ask, key)
+    return hand_in(desk, request, ask, key)
 
 
 @router.post("/train", status_code=202, response_model=JobView)
 def train(desk: TrainDesk, request: Request, ask: TrainAsk, key: Key = None) -> Response:
     """Teach the model a concept of the library."""
-    return _hand_in(desk, request, ask, key)
+    return hand_in(desk, request, ask, key)
 
 
-def _hand_in(desk: Desk, request: Request, ask: Ask, key: str | None) -> Response:
+def hand_in(desk: Desk, request: Request, ask: Ask, key: str | None) -> Response:
+    """Make a job of what is asked for, once for each key."""
     asked = [request.url.path, ask.model_dump(mode="json")]
     # With the request in it: a key that is used again when its answer is forgotten never means another job.
     job_key = None if key is None else f"api {key} {fingerprint_of(asked)[:32]}"
