@@ -14,7 +14,6 @@ import json
 import re
 from dataclasses import dataclass, field
 
-from studio.pipelines.denoising import scheduler_title
 from studio.pipelines.pictures.record import PictureRecord
 
 _SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -34,6 +33,8 @@ class Infotext:
 
 def infotext(record: PictureRecord) -> str:
     """The `parameters` text of a picture."""
+    from studio.pipelines.denoising import scheduler_title  # torch: whoever only reads what pictures say does without
+
     # A tag would make other tools load the whole file, so halves are named apart.
     tags = "".join(f" <lora:{_tag_name(use.name)}:{use.strength:g}>" for use in record.adapters if use.role is None)
     halves = [f"{use.role} of {_tag_name(use.name)}: {use.strength:g}" for use in record.adapters if use.role is not None]
