@@ -60,7 +60,10 @@ class SameOrigin:
 
 
 class SecurityHeaders:
-    """The same headers on every answer, unless it has its own."""
+    """The same headers on every answer, unless it has its own; and none that lets other sites read it.
+
+    Gradio allows every origin where it is asked for under another name than this machine's own.
+    """
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self.app = app
@@ -74,6 +77,8 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in self.headers.items():
                     headers.setdefault(name, value)
+                for name in [name for name in headers.keys() if name.startswith("access-control-")]:  # noqa: SIM118 - no mapping
+                    del headers[name]
             await send(message)
 
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
