@@ -13,6 +13,7 @@ from torch import Tensor
 from studio.pipelines.base_model import BaseModel, encode_images
 from studio.pipelines.errors import BaseModelError, MissingFileError, UserError
 from studio.pipelines.generation import GenerationRequest, draw_latents, resolve_request
+from studio.pipelines.mixed_batch import MixedRow, SharedShape, draw_mixed
 from studio.pipelines.steering import Steering, first_step, load_control_net, pixels_of
 from tests.support.tiny_bases import tiny_base
 
@@ -93,3 +94,11 @@ def test_guesses_change_nothing_and_end_at_the_picture(base: BaseModel):
     assert [(done, steps) for done, steps, _ in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     last = seen[-1][2]
     assert last is not None and torch.equal(last, drawn)
+
+
+def test_guesses_of_a_mixed_batch_have_a_row_for_each_picture(base: BaseModel):
+    rows, shape = [MixedRow(prompt="a cat", seed=1), MixedRow(prompt="a dog", seed=2)], SharedShape(steps=2, height=64, width=64)
+    seen: list[Tensor | None] = []
+    drawn = draw_mixed(base, rows, shape, on_guess=lambda done, steps, guess: seen.append(guess)).images
+    assert len(seen) == 2 and seen[-1] is not None and len(seen[-1]) == 2
+    assert [image.tobytes() for image in drawn] == [image.tobytes() for image in draw_mixed(base, rows, shape).images]

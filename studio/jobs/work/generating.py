@@ -9,6 +9,7 @@ from studio.jobs.folder import HandedIn, JobFolder
 from studio.jobs.specs import GenerateSpec
 from studio.jobs.work.models import Models
 from studio.jobs.work.pictures import PictureShelf
+from studio.jobs.work.previews import Previews
 from studio.jobs.work.reporting import Reporter
 from studio.pipelines.adapters import Adapter, Route
 from studio.pipelines.adapters.patching import acts_per_position, module_at
@@ -25,7 +26,7 @@ class PictureTask:
     Attributes:
         key: what pictures must have in common to be drawn together. shareable: whether others may be in its passes.
         waiting: numbers of the pictures that are yet to be drawn. arrived: on the monotonic clock.
-        denoise_seconds: wall time of the denoising loops that its pictures were in.
+        previews: how its pictures come along. denoise_seconds: wall time of the denoising loops that its pictures were in.
     """
 
     folder: JobFolder
@@ -40,6 +41,7 @@ class PictureTask:
     key: tuple[object, ...]
     shareable: bool
     waiting: list[int]
+    previews: Previews
     arrived: float = field(default_factory=time.monotonic)
     denoise_seconds: float = 0.0
 
@@ -105,6 +107,7 @@ def open_task(folder: JobFolder, handed_in: HandedIn, attempt: int, models: Mode
         key=(spec.base, spec.dtype, spec.width, spec.height, spec.steps, spec.scheduler, spec.guidance_scale),
         shareable=all(_can_share(base, route.adapter) for route in routes),
         waiting=waiting,
+        previews=Previews(folder),
     )
 
 

@@ -14,10 +14,12 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from studio.jobs.child import unexpected
 from studio.jobs.folder import JobFolder
@@ -27,6 +29,7 @@ from studio.jobs.work.drawing import run_drawing
 from studio.jobs.work.generating import PictureTask, open_task
 from studio.jobs.work.grouping import WAIT_SECONDS, Grouper, Pick
 from studio.jobs.work.models import Models
+from studio.jobs.work.previews import strip_of
 from studio.library.library import Library
 from studio.pipelines.errors import Cancelled, StudioError
 from studio.pipelines.mixed_batch import draw_mixed
@@ -132,8 +135,14 @@ class Renderer:
             self._take(block=False)
             return self.closed or all(task.is_stopped() for task in tasks)
 
+        def on_guess(done: int, total: int, latents: Tensor | None) -> None:
+            for task in tasks if latents is not None else ():
+                assert latents is not None
+                own = latents[[pick.task is task for pick in group]]
+                task.previews.show(partial(strip_of, base, own))
+
         try:
-            images = draw_mixed(base, rows, tasks[0].shape, on_step=on_step, should_stop=should_stop).images
+            images = draw_mixed(base, rows, tasks[0].shape, on_step=on_step, should_stop=should_stop, on_guess=on_guess).images
         except Cancelled:
             return
         except Exception as error:
@@ -196,12 +205,14 @@ class Renderer:
     def _drop_stopped(self) -> None:
         for task in [task for task in self.tasks if task.is_stopped()]:
             self.tasks.remove(task)
+            task.previews.forget()
             message = f"stopped with {task.num_done} of {len(task.records)} pictures"
             self._end(task.folder, task.attempt, State.INTERRUPTED, message=message)
 
     def _end_if_done(self, task: PictureTask) -> None:
         if not task.waiting and task in self.tasks:
             self.tasks.remove(task)
+            task.previews.forget()
             facts = {"num_pictures": len(task.records), "denoise_seconds": round(task.denoise_seconds, 3)}
             self._end(task.folder, task.attempt, State.SUCCEEDED, facts=facts)
 
