@@ -17,6 +17,7 @@ from studio.service import Studio
 from studio.training.data.images import ImageLimits, open_image
 from studio.ui.drafts import Drafts
 from studio.ui.samples import SAMPLES, sample_photos
+from studio.ui.start_pictures import StartPictures
 
 SMALL_SIDE = 256
 _SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".svg")
@@ -34,10 +35,11 @@ Number = Annotated[int, PathParameter(ge=0, le=100_000)]
 
 
 def media_router(studio: Studio) -> APIRouter:
-    """Routes under /media: `items`, `jobs`, `runs`, `outputs`, `reports`, `samples`, `drafts`; `small` are the thumbnails."""
+    """Routes under /media: `items`, `jobs`, `previews`, `runs`, `outputs`, `reports`; `samples`, `starts`, `drafts`. `small` are
+    the thumbnails."""
     router = APIRouter(prefix="/media", include_in_schema=False)
     shelf = SmallPictures(studio.home.root / "cache" / "small")
-    drafts = Drafts(studio.home.root / "drafts")
+    _add_handed_in(router, studio, shelf)
 
     @router.get("/items/{item_id}/small")
     def item_small(item_id: Hex) -> Response:
@@ -83,6 +85,19 @@ def media_router(studio: Studio) -> APIRouter:
                 raise HTTPException(404)
             return FileResponse(found, headers=_NO_SCRIPTS)
 
+    @router.get("/previews/{job_id}")
+    def preview(job_id: Hex) -> Response:
+        with _missing_as_404():
+            path = studio.store.folder(studio.job(job_id).id).preview
+            return FileResponse(inside(path, path.parent), media_type="image/webp", headers=_PRIVATE)
+
+    return router
+
+
+def _add_handed_in(router: APIRouter, studio: Studio, shelf: SmallPictures) -> None:
+    """Routes to what people handed in, and to what comes with the studio."""
+    drafts, starts = Drafts(studio.home.root / "drafts"), StartPictures(studio)
+
     @router.get("/samples/{name}/{number}")
     def sample(name: FileName, number: Number) -> Response:
         photos = sample_photos(name) if name in SAMPLES else []
@@ -90,13 +105,16 @@ def media_router(studio: Studio) -> APIRouter:
             raise HTTPException(404)
         return FileResponse(photos[number], headers=_PRIVATE)
 
+    @router.get("/starts/{picture_id}")
+    def start_picture(picture_id: Hex) -> Response:
+        with _missing_as_404():
+            return shelf.of(starts.path(picture_id), 640)
+
     @router.get("/drafts/{draft_id}/{name}/{size}")
     def draft_photo(draft_id: Hex, name: FileName, size: str) -> Response:
         with _missing_as_404():
             root = drafts.folder(draft_id)
             return shelf.of(inside(root / ("originals" if size == "original" else "photos") / name, root), 640)
-
-    return router
 
 
 class SmallPictures:

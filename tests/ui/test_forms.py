@@ -80,6 +80,13 @@ def test_canvas_and_table_are_twins():
         plan_form.canvas_of_table(table, canvas)
 
 
+def test_the_active_box_comes_before_the_others_which_keep_their_order():
+    boxes = [{"name": name, "box": [0, 0, 1, 1], "z": z} for name, z in (("a", 2), ("b", 0), ("c", 1))]
+    front = plan_form.in_front({"boxes": boxes, "active": 1})
+    assert [one["z"] for one in front["boxes"]] == [1, 2, 0]
+    assert plan_form.in_front({"boxes": [], "active": 0}) == {"boxes": [], "active": 0}
+
+
 def test_boxes_stay_where_they_were_when_nothing_but_the_strength_changes():
     canvas = plan_form.canvas_value(ROWS, None)
     canvas["boxes"][0]["box"] = [0.0, 0.0, 0.3, 0.3]

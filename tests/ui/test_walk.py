@@ -13,8 +13,7 @@ from studio.ui.proofs.browser import WAIT_MS, Seen, browser_path, go, open_brows
 from studio.ui.proofs.serving import Served
 from studio.ui.samples import sample_photos
 
-# Run by `make bench` until it has passed whole on a quiet machine.
-pytestmark = [pytest.mark.slow, pytest.mark.bench]
+pytestmark = pytest.mark.slow
 if browser_path() is None and os.environ.get("CI") != "true":
     pytest.skip("no Chromium is installed, so the page is not walked through", allow_module_level=True)
 

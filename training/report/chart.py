@@ -162,7 +162,7 @@ def _mark(frame: _Frame, at: float, label: str) -> list[str]:
     offset = -6 if anchor == "end" else 6
     return [
         f'<line class="marker" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>',
-        f'<text class="marked" x="{x + offset:.1f}" y="{TOP + 10}" text-anchor="{anchor}">{escape(label)}</text>',
+        f'<text class="marked" x="{x + offset:.1f}" y="{HEIGHT - BOTTOM - 8}" text-anchor="{anchor}">{escape(label)}</text>',
     ]
 
 

@@ -12,7 +12,7 @@ from studio.service import BatchSpec, Studio
 from studio.ui.parts.asking import attempt, hand_in, latest, with_worker
 from studio.ui.parts.batches import SUFFIXES, kept_file, look_at, seconds_per_picture
 from studio.ui.parts.html import act, card_head, clock, empty, job_card, note, table
-from studio.ui.parts.timing import refresh
+from studio.ui.parts.timing import first_time, refresh
 from studio.ui.parts.widgets import board, html
 from studio.ui.settings import UiSettings
 from studio.ui.strings import Words, label, words_for
@@ -34,7 +34,12 @@ def build(studio: Studio, settings: UiSettings) -> None:
             )
             form = gr.Radio(list(FORMS), value="txt", label=label("batch_form"))
             sent = gr.File(
-                label=label("batch_file"), file_types=list(SUFFIXES), type="filepath", height=110, elem_id="batch-file"
+                label=label("batch_file"),
+                file_types=list(SUFFIXES),
+                type="filepath",
+                height=110,
+                elem_id="batch-file",
+                elem_classes="drop",
             )
             with gr.Row():
                 preview = gr.Button(label("batch_look"), elem_id="batch-look")
@@ -108,6 +113,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
     gr.on([preview.click, text.blur, form.change, sent.change], expanded, [text, form, sent], expansion, **_QUIET)
     go.click(batch, [text, form, sent], [job_id, told], api_name="batch").then(look, job_id, outputs, **_QUIET)
     card.pick(do, job_id, [*outputs, told], **_QUIET)
+    first_time(expanded, [expansion], inputs=[text, form, sent])
     refresh(tick, outputs, inputs=[job_id, seen], every=2.0)
 
 

@@ -8,10 +8,10 @@ import gradio as gr
 
 from studio.composition.plan import CompositionPlan
 from studio.pipelines.errors import StudioError
-from studio.service import CompareSpec, ComposeSpec, ConflictsSpec, JobFilter, JobSpec, Studio
+from studio.service import CompareSpec, ComposeSpec, ConflictsSpec, JobFilter, Studio
 from studio.ui.pages.compose_place import build_place
 from studio.ui.pages.create_results import build_results
-from studio.ui.parts.adapters import adapter_rows, trigger_chips, with_words
+from studio.ui.parts.adapters import adapter_rows, put_words, trigger_chips
 from studio.ui.parts.asking import hand_in
 from studio.ui.parts.html import card_head, note
 from studio.ui.parts.plan_form import canvas_value, plan_of, table_of, words_value
@@ -49,6 +49,13 @@ def build(studio: Studio, settings: UiSettings) -> None:
                     steps = gr.Number(
                         label=label("denoising_steps"), value=30, precision=0, minimum=1, maximum=1000, min_width=90
                     )
+                with gr.Accordion(label("more_controls"), open=False):
+                    base = gr.Textbox(label=label("base"), info=label("base_info"), value="embedded")
+                    with gr.Row():
+                        guidance, width, height = (
+                            gr.Number(label=label(name), info=label("zero_is_default"), value=0, minimum=0, min_width=90)
+                            for name in ("guidance", "width", "height")
+                        )
                 go = gr.Button(label("compose_go"), variant="primary", size="lg", elem_id="compose-go")
                 with gr.Row():
                     conflicts = gr.Button(label("conflicts_go"), size="sm", elem_id="conflicts-go")
@@ -65,15 +72,18 @@ def build(studio: Studio, settings: UiSettings) -> None:
         with gr.Column():
             place = build_place()
             results = build_results(studio, settings, KINDS, "compose")
-    form = [prompt, negative, picker, place.canvas, place.words, strategy, num_images, seed, steps]
+    form = [prompt, negative, picker, place.canvas, place.words, strategy, num_images, seed, steps, base, guidance, width, height]
 
     def plan(
-        prompt: str, negative: str, rows: Any, canvas: Any, words: Any, strategy: str, num: int, seed: int, steps: int
-    ) -> CompositionPlan:
+        prompt: str, negative: str, rows: Any, canvas: Any, words: Any, strategy: str, num: int, seed: int, steps: int,
+        base: str, guidance: float, width: int, height: int,
+    ) -> CompositionPlan:  # fmt: skip
         uses = {each.name: each.uses_regions for each in studio.strategies()}
         return plan_of(
             prompt.strip(), rows, canvas, words, strategy=strategy, uses_regions=uses.get(strategy, False), settings={},
             negative_prompt=negative, num_images=int(num), seed=int(seed or 0), steps=int(steps),
+            base=base.strip() or "embedded", guidance_scale=float(guidance or 0) or None,
+            width=int(width or 0) or None, height=int(height or 0) or None,
         )  # fmt: skip
 
     def ask(request: gr.Request, make: Any, values: tuple[Any, ...]) -> tuple[str, str]:
@@ -84,16 +94,13 @@ def build(studio: Studio, settings: UiSettings) -> None:
 
     def compose(
         prompt: str, negative: str, adapters: Any, canvas: Any, words: Any, strategy: str, num_images: int, seed: int, steps: int,
-        request: gr.Request,
+        base: str, guidance: float, width: int, height: int, request: gr.Request,
     ) -> tuple[str, str]:  # fmt: skip
         """Draw a composition. `adapters`: a list of {"id", "on", "strength"}. `canvas`: {"boxes": [{"id", "box": [left, top,
         right, bottom]}]} in fractions. `words`: {"words": [[word, start]], "owners": {word number: adapter number}}, or {} for
-        the trigger words. Returns the job's id and a note."""
-
-        def make(plan: CompositionPlan) -> JobSpec:
-            return ComposeSpec(plan=plan)
-
-        return ask(request, make, (prompt, negative, adapters, canvas, words, strategy, num_images, seed, steps))
+        the trigger words. 0 for `guidance`, `width` and `height` is the base model's default. Returns the job's id and a note."""
+        values = (prompt, negative, adapters, canvas, words, strategy, num_images, seed, steps, base, guidance, width, height)
+        return ask(request, lambda plan: ComposeSpec(plan=plan), values)
 
     def look_for_conflicts(request: gr.Request, *values: Any) -> tuple[str, str]:
         return ask(request, lambda plan: ConflictsSpec(plan=plan), values)
@@ -109,9 +116,6 @@ def build(studio: Studio, settings: UiSettings) -> None:
         bound = words_value(prompt, rows, words, now["active"])
         return now, bound, table_of(now), trigger_chips(rows, words_for(request)), *place.choices(now)
 
-    def put_words(text: str, event: gr.EventData) -> str:
-        return with_words(text, str(event.id))
-
     def begin(request: gr.Request) -> tuple[Any, ...]:
         words = words_for(request)
         last = _last_plan(studio)
@@ -126,10 +130,11 @@ def build(studio: Studio, settings: UiSettings) -> None:
             text, rows, canvas, bound, table_of(canvas), trigger_chips(rows, words), *place.choices(canvas),
             gr.update(choices=names, value=name), gr.update(choices=names), _when(studio, name, words),
             number, last.seed if last is not None else 7, last.steps if last is not None else 30,
+            last.base if last is not None else "embedded",
             "" if rows else f'<p class="hint">{words("no_adapters")} <a href="/train">{words("train_one")}</a></p>',
         )  # fmt: skip
 
-    shown = [place.canvas, place.words, place.table, chips, place.active, place.everywhere]
+    shown = [place.canvas, place.words, place.table, chips, place.active, place.buttons]
     go.click(compose, form, [results.job_id, told], api_name="compose").then(
         results.look, [results.job_id], results.outputs, **_QUIET
     )
@@ -145,8 +150,8 @@ def build(studio: Studio, settings: UiSettings) -> None:
     chips.pick(put_words, prompt, prompt, **_QUIET)
     first_time(
         begin,
-        [prompt, picker, place.canvas, place.words, place.table, chips, place.active, place.everywhere, strategy, chosen, when,
-         num_images, seed, steps, nothing],
+        [prompt, picker, place.canvas, place.words, place.table, chips, place.active, place.buttons, strategy, chosen, when,
+         num_images, seed, steps, base, nothing],
     )  # fmt: skip
 
 

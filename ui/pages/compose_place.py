@@ -9,7 +9,7 @@ import gradio as gr
 
 from studio.pipelines.errors import ConfigError
 from studio.ui.parts.html import card_head, note
-from studio.ui.parts.plan_form import canvas_of_table, table_of
+from studio.ui.parts.plan_form import canvas_of_table, in_front, table_of
 from studio.ui.parts.widgets import box_canvas, html, word_binder
 from studio.ui.strings import label
 
@@ -25,10 +25,10 @@ class Place:
     words: gr.HTML
     table: gr.Dataframe
     active: gr.Radio
-    everywhere: gr.Button
+    buttons: gr.Row
 
     def choices(self, canvas: dict[str, Any]) -> tuple[Any, Any]:
-        """What the radio and the button show for this canvas."""
+        """What the radio and the buttons show for this canvas."""
         names = [(one["name"], number) for number, one in enumerate(canvas["boxes"])]
         return gr.update(choices=names, value=canvas["active"] if names else None), gr.update(visible=bool(names))
 
@@ -39,8 +39,9 @@ def build_place() -> Place:
         html(card_head("place", hint=True))
         active = gr.Radio([], label=label("place_active"), elem_id="place-active")
         canvas = box_canvas("compose-canvas")
-        with gr.Row():
-            everywhere = gr.Button(label("place_everywhere"), size="sm", visible=False)
+        with gr.Row(visible=False) as buttons:
+            front = gr.Button(label("place_front"), size="sm", min_width=120)
+            everywhere = gr.Button(label("place_everywhere"), size="sm", min_width=120)
         html(card_head("bind", hint=True))
         words = word_binder("compose-words")
         with gr.Accordion(label("place_numbers"), open=False):
@@ -74,8 +75,13 @@ def build_place() -> Place:
         now = {**value, "boxes": boxes}
         return now, table_of(now)
 
+    def to_front(value: dict[str, Any]) -> tuple[Any, Any]:
+        now = in_front(value)
+        return now, table_of(now)
+
     canvas.input(from_canvas, [canvas, words], [table, active, words], **_QUIET)
     table.input(from_table, [table, canvas], [canvas, told], **_QUIET)
     active.input(choose, [active, canvas, words], [canvas, words], **_QUIET)
     everywhere.click(act_everywhere, canvas, [canvas, table], **_QUIET)
-    return Place(canvas, words, table, active, everywhere)
+    front.click(to_front, canvas, [canvas, table], **_QUIET)
+    return Place(canvas, words, table, active, buttons)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from studio.pipelines.errors import StudioError
 from studio.service import AdapterChoice, GenerateSpec, JobFilter, Studio
+from studio.ui.pages.create_pictures import build_pictures
 from studio.ui.pages.create_results import build_results
-from studio.ui.parts.adapters import adapter_rows, chosen, trigger_chips, with_words
+from studio.ui.parts.adapters import adapter_rows, chosen, put_words, show_chips, trigger_chips
 from studio.ui.parts.asking import hand_in
 from studio.ui.parts.html import card_head, note
 from studio.ui.parts.recipes import Recipe, recipe_of_file, recipe_of_item
 from studio.ui.parts.timing import first_time
 from studio.ui.parts.widgets import adapter_picker, board, html
 from studio.ui.settings import UiSettings
+from studio.ui.start_pictures import StartPictures
 from studio.ui.strings import Words, label, words_for
 
 SCHEDULERS = ("ddim", "euler", "euler_a", "dpm++")
+OWN_FIELDS = 12
+"""Of the form, besides those of `create_pictures`."""
+
 FIRST_PROMPT = "a photo of a red cat in the snow"
 _QUIET = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 
@@ -35,9 +41,9 @@ def build(studio: Studio, settings: UiSettings) -> None:
                 chips = board(elem_id="trigger-chips")
                 negative = gr.Textbox(label=label("negative"), lines=1, max_length=20_000, placeholder=label("negative_hint"))
                 with gr.Row():
-                    seed = gr.Number(label=label("seed"), info=label("seed_info"), value=0, precision=0, minimum=0, min_width=120)
+                    seed = gr.Number(label=label("seed"), value=0, precision=0, minimum=0, min_width=120)
                     num_images = gr.Number(label=label("num_images"), value=4, precision=0, minimum=1, maximum=64, min_width=90)
-                with gr.Row():
+                with gr.Row(elem_classes="line"):
                     locked = gr.Checkbox(label=label("seed_lock"), value=False, container=False, min_width=120)
                     dice = gr.Button(label("seed_dice"), size="sm", min_width=90)
                 go = gr.Button(label("create_go"), variant="primary", size="lg", elem_id="create-go")
@@ -59,13 +65,15 @@ def build(studio: Studio, settings: UiSettings) -> None:
                     label=label("recipe_drop"),
                     file_types=[".png"],
                     type="filepath",
-                    file_count="single",
                     height=110,
                     elem_id="recipe",
+                    elem_classes="drop",
                 )
+            pictures = build_pictures(StartPictures(studio))
         with gr.Column():
             results = build_results(studio, settings)
-    form = [prompt, negative, picker, seed, locked, num_images, steps, guidance, width, height, scheduler, base]
+    form = [prompt, negative, picker, seed, locked, num_images, steps, guidance, width, height, scheduler, base, *pictures.form]
+    shown = [*form, *pictures.editors]
 
     def create(
         prompt: str,
@@ -80,11 +88,18 @@ def build(studio: Studio, settings: UiSettings) -> None:
         height: int,
         scheduler: str,
         base: str,
+        start: dict[str, Any] | None,
+        change: float,
+        control: dict[str, Any] | None,
+        control_model: str,
+        control_scale: float,
         request: gr.Request,
     ) -> tuple[str, str]:
         """Ask for pictures. `adapters`: a list of {"id", "on", "strength"}. Without `locked` the seed is drawn anew; 0 for
-        `guidance`, `width` and `height` is the base model's default. Returns the job's id and a note."""
-        words = words_for(request)
+        `guidance`, `width` and `height` is the base model's default. `start`, `control`: {"picture": id of a picture in the
+        library}; `start` may have "mask", another id, or "boxes": [{"box": [left, top, right, bottom]}], what is drawn anew.
+        Returns the job's id and a note."""
+        words, starts = words_for(request), pictures.starts
 
         def spec() -> GenerateSpec:
             return GenerateSpec(
@@ -99,6 +114,8 @@ def build(studio: Studio, settings: UiSettings) -> None:
                 height=int(height or 0) or None,
                 scheduler=scheduler or None,
                 base=base.strip() or "embedded",
+                start=starts.start_of(start, change),
+                control=starts.control_of(control, control_model, control_scale),
             )
 
         if not prompt.strip():
@@ -106,38 +123,32 @@ def build(studio: Studio, settings: UiSettings) -> None:
         return hand_in(studio, settings, words, spec)
 
     def seed_of(job_id: str, locked: bool, seed: int) -> Any:
-        if not job_id or locked:
-            return gr.skip()
-        handed_in = studio.request(job_id).spec
-        return handed_in.seed if isinstance(handed_in, GenerateSpec) else seed
+        spec = studio.request(job_id).spec if job_id and not locked else None
+        return spec.seed if isinstance(spec, GenerateSpec) else gr.skip()
 
     def begin(request: gr.Request) -> tuple[Any, ...]:
-        words = words_for(request)
-        wanted = str(request.query_params.get("adapter", ""))
-        picture = str(request.query_params.get("recipe", ""))
+        words, asked = words_for(request), request.query_params
+        wanted, start = str(asked.get("adapter", "")), str(asked.get("start", ""))
         rows = adapter_rows(studio, words, on=[wanted] if wanted else [])
-        recipe = recipe_of_item(studio, picture) if picture else _last_recipe(studio)
-        filled = _filled(recipe, rows, words) if recipe is not None and not wanted else (gr.skip(),) * len(form)
-        first = next((row for row in rows if row["on"]), None)
-        text = f"a photo of a {first['trigger']} in the snow" if wanted and first and first["trigger"] else filled[0]
-        now = filled[2] if recipe is not None and not wanted else rows
-        return (text, filled[1], now, *filled[3:], trigger_chips(now, words), "" if rows else _no_adapters(words))
+        recipe = _recipe(studio, str(asked.get("recipe", "") or start)) if not wanted else None
+        filled = _filled(recipe, rows, words) if recipe is not None else (gr.skip(),) * OWN_FIELDS
+        now = rows if recipe is None else filled[2]
+        if start:
+            recipe = replace(recipe or Recipe(prompt=""), start={"sha256": start})
+        beside = pictures.filled(recipe, words) if recipe is not None else (gr.skip(),) * (len(shown) - OWN_FIELDS)
+        text = _first_prompt(rows, filled[0]) if wanted else filled[0]
+        nothing = "" if rows else _no_adapters(words)
+        return (text, filled[1], now, *filled[3:], *beside, trigger_chips(now, words), nothing)
 
     def use_recipe(path: str | None, adapters: list[dict[str, Any]], request: gr.Request) -> tuple[Any, ...]:
-        words = words_for(request)
+        words, nothing = words_for(request), (gr.skip(),) * len(shown)
         try:
             recipe = recipe_of_file(studio, path) if path else None
         except StudioError as error:
-            return (*(gr.skip(),) * len(form), note(str(error), "bad"))
+            return (*nothing, note(str(error), "bad"))
         if recipe is None:
-            return (*(gr.skip(),) * len(form), note(words("no_recipe"), "warn") if path else "")
-        return (*_filled(recipe, adapters, words), note(words("recipe_taken"), "good"))
-
-    def show_chips(rows: list[dict[str, Any]], request: gr.Request) -> str:
-        return trigger_chips(rows, words_for(request))
-
-    def put_words(text: str, event: gr.EventData) -> str:
-        return with_words(text, str(event.id))
+            return (*nothing, note(words("no_recipe"), "warn") if path else "")
+        return (*_filled(recipe, adapters, words), *pictures.filled(recipe, words), note(words("recipe_taken"), "good"))
 
     go.click(create, form, [results.job_id, told], api_name="create", concurrency_limit=8).then(
         seed_of, [results.job_id, locked, seed], seed, **_QUIET
@@ -148,8 +159,8 @@ def build(studio: Studio, settings: UiSettings) -> None:
     picker.input(show_chips, picker, chips, **_QUIET)
     chips.pick(put_words, prompt, prompt, **_QUIET)
     dice.click(_dice, None, [seed, locked], **_QUIET)
-    dropped.change(use_recipe, [dropped, picker], [*form, told], **_QUIET)
-    first_time(begin, [*form, chips, nothing])
+    dropped.change(use_recipe, [dropped, picker], [*shown, told], **_QUIET)
+    first_time(begin, [*shown, chips, nothing])
 
 
 def _dice() -> tuple[int, bool]:
@@ -160,8 +171,16 @@ def _no_adapters(words: Words) -> str:
     return f'<p class="hint">{words("no_adapters")} <a href="/train">{words("train_one")}</a></p>'
 
 
-def _last_recipe(studio: Studio) -> Recipe | None:
-    """What was asked for last, so that the form is as it was left."""
+def _first_prompt(rows: list[dict[str, Any]], otherwise: Any) -> Any:
+    """A prompt that shows what has just been trained."""
+    first = next((row for row in rows if row["on"]), None)
+    return f"a photo of a {first['trigger']} in the snow" if first and first["trigger"] else otherwise
+
+
+def _recipe(studio: Studio, picture: str) -> Recipe | None:
+    """Of a picture of the library, or else of what was asked for last, so that the form is as it was left."""
+    if picture:
+        return recipe_of_item(studio, picture)
     jobs = studio.jobs(JobFilter(kinds=("generate",)), limit=1)
     if not jobs:
         return None
@@ -173,7 +192,7 @@ def _last_recipe(studio: Studio) -> Recipe | None:
 
 
 def _filled(recipe: Recipe, rows: list[dict[str, Any]], words: Words) -> tuple[Any, ...]:
-    """Values for the form, in its order."""
+    """Values for the form's own fields, in their order."""
     strengths = dict(recipe.adapters)
     now = [{**row, "on": row["id"] in strengths, "strength": strengths.get(row["id"], row["strength"])} for row in rows]
     return (

@@ -51,7 +51,8 @@ def build_results(
         if job is None:
             return "", None, empty(words(f"{prefix}_nothing"), words(f"{prefix}_nothing_hint")), ""
         shown = studio.result(job.id)
-        state = repr((job.id, job.state, job.held, job.progress, job.message, len(shown.pictures), words.language))
+        stamp = _preview_stamp(studio, job)
+        state = repr((job.id, job.state, job.held, job.progress, job.message, len(shown.pictures), stamp, words.language))
         if state == known:
             return (gr.skip(),) * len(outputs)
         asked = studio.request(job.id).spec
@@ -60,7 +61,7 @@ def build_results(
         tiles = [_tile(job, number, path, words) for number, path in enumerate(shown.pictures)]
         waiting = max(0, total - len(tiles)) if job.state not in ENDED else 0
         tiles += ['<span class="pic" aria-hidden="true"></span>'] * min(waiting, 24)
-        extra = _comparison(shown.facts or {}, words)
+        extra = _comparison(shown.facts or {}, words) + _preview(job, stamp, words)
         return (
             job.id,
             state,
@@ -103,6 +104,22 @@ def _tile(job: Job, number: int, path: Path, words: Words) -> str:
     return tile("show", f"{job.id}:{number}", f"/media/jobs/{job.id}/{number}/small", f"{words('picture')} {number + 1}", under)
 
 
+def _preview_stamp(studio: Studio, job: Job) -> int:
+    """When the job's preview was written; 0 where there is none."""
+    path = studio.store.folder(job.id).preview
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def _preview(job: Job, stamp: int, words: Words) -> str:
+    """The pictures as they come along; of a composition also where each concept acts, which stays to be looked at."""
+    if not stamp or (job.state in ENDED and job.kind != "compose"):
+        return ""
+    picture = f'<img src="/media/previews/{job.id}?{stamp}" alt="{words("preview")}">'
+    if job.state not in ENDED:
+        return f'<figure class="preview">{picture}</figure>'
+    return f'<details class="preview"><summary>{words("where_each_acts")}</summary>{picture}</details>'
+
+
 def _total(spec: Any) -> int:
     """How many pictures were asked for; 0 where it cannot be known beforehand."""
     if hasattr(spec, "plan"):
@@ -138,6 +155,7 @@ def _large(studio: Studio, target: str, words: Words) -> str:
     if item:
         links.append(act("favourite", item, words("favourite")))
         links.append(f'<a class="link" href="/gallery?item={item}">{words("details")}</a>')
+        links.append(f'<a class="link" href="/create?start={item}">{words("start_from")}</a>')
     links.append(act("close", "", words("close")))
     return (
         f'<figure class="whole"><img class="pic" src="{source}" alt="{words("picture")} {index + 1}">'

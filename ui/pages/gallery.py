@@ -25,7 +25,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
     selected = gr.Textbox(visible=False, label="item id", elem_id="gallery-item")
     with gr.Row(elem_classes="two wide-left"):
         with gr.Column(elem_classes="card"):
-            with gr.Row():
+            with gr.Row(elem_classes="line"):
                 text = gr.Textbox(
                     label=label("search"), placeholder=label("search_pictures"), max_length=200, elem_id="gallery-search"
                 )

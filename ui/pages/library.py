@@ -27,7 +27,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
     seen = gr.State(None)
     with gr.Row(elem_classes="two wide-left"):
         with gr.Column(elem_classes="card"):
-            with gr.Row():
+            with gr.Row(elem_classes="line"):
                 words_box = gr.Textbox(
                     label=label("search"),
                     placeholder=label("search_hint"),
@@ -48,6 +48,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
                     type="filepath",
                     height=130,
                     elem_id="library-import",
+                    elem_classes="drop",
                 )
                 told = html(elem_id="library-told")
         with gr.Column():

@@ -102,12 +102,12 @@ def _head(studio: Studio, paused: bool, words: Words) -> str:
     about = words("queue_counts", running=counts[State.RUNNING], waiting=counts[State.QUEUED], done=counts[State.SUCCEEDED])
     button = act("resume_all", "", words("queue_resume")) if paused else act("pause_all", "", words("queue_pause"))
     pill = f'<span class="pill paused">{words("queue_paused")}</span>' if paused else ""
-    return f'<div class="actions"><span class="hint" style="flex:1">{about}</span>{pill}{button}</div>'
+    return f'<div class="actions"><span class="hint" style="flex:1 1 220px">{about}</span>{pill}{button}</div>'
 
 
 def _now(studio: Studio, running: list[Job], waiting: list[Job], words: Words) -> str:
     if not running and not waiting:
-        return empty(words("queue_empty"), words("queue_empty_hint"), link("/create", words("make_one"), main=True))
+        return empty(words("queue_empty"), words("queue_empty_hint"), link("/create", words("draw_something"), main=True))
     cards = [job_card(job, words, actions=_running_actions(job, words)) for job in running]
     cards += [
         job_card(job, words, actions=_waiting_actions(job, number, words)) for number, job in enumerate(waiting[:MOST_WAITING])

@@ -20,6 +20,9 @@ from studio.ui.settings import UiSettings
 from studio.ui.strings import Words, label, words_for
 
 MOST_CELLS = 25
+HALVES = frozenset({"content", "style"})
+"""Roles that a B-LoRA's file names; other adapters are whole."""
+
 _QUIET = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 
 
@@ -49,6 +52,8 @@ def build(studio: Studio, settings: UiSettings) -> None:
                     steps = gr.Number(
                         label=label("denoising_steps"), value=30, precision=0, minimum=1, maximum=1000, min_width=90
                     )
+                with gr.Accordion(label("more_controls"), open=False):
+                    base = gr.Textbox(label=label("base"), info=label("base_info"), value="embedded")
                 go = gr.Button(label("stylize_go"), variant="primary", size="lg", elem_id="stylize-go")
                 told = html(elem_id="stylize-told")
         with gr.Column():
@@ -56,11 +61,11 @@ def build(studio: Studio, settings: UiSettings) -> None:
             with gr.Column(elem_classes="card"):
                 html(card_head("matrix", hint=True))
                 matrix = html(elem_id="matrix")
-    form = [content, content_strength, style, style_strength, prompt, keep_colours, num_images, seed, steps]
+    form = [content, content_strength, style, style_strength, prompt, keep_colours, num_images, seed, steps, base]
 
     def stylize(
         content: list[str], content_strength: float, style: list[str], style_strength: float, prompt: str, keep_colours: bool,
-        num_images: int, seed: int, steps: int, request: gr.Request,
+        num_images: int, seed: int, steps: int, base: str, request: gr.Request,
     ) -> tuple[str, str]:  # fmt: skip
         """Draw every content in every style. `content`, `style`: ids of B-LoRAs in the library, either may be empty. Returns the
         last job's id and a note."""
@@ -75,6 +80,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
                 num_images=int(num_images),
                 seed=int(seed or 0),
                 steps=int(steps),
+                base=base.strip() or "embedded",
             )
 
         pairs = [(one, other) for one in content or [""] for other in style or [""]]
@@ -90,7 +96,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
     def begin(request: gr.Request) -> tuple[Any, ...]:
         words = words_for(request)
         items = studio.items(ItemFilter(kind=Kind.ADAPTER), limit=200).items
-        halves = [(item.name, item.id) for item in items if item.facts.get("roles")]
+        halves = [(item.name, item.id) for item in items if HALVES & set(item.facts.get("roles", ()))]
         missing = note(words("no_b_lora"), "warn") if not halves else ""
         return gr.update(choices=halves), gr.update(choices=halves), missing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from html import escape
 from typing import Any
 
@@ -10,8 +11,9 @@ import psutil
 
 from studio.pipelines.errors import StudioError
 from studio.service import JobFilter, Studio
+from studio.service.doctor import Report
 from studio.ui.parts.html import ago, card_head, facts, megabytes, note, table
-from studio.ui.parts.timing import first_time, refresh
+from studio.ui.parts.timing import refresh
 from studio.ui.parts.widgets import html
 from studio.ui.settings import UiSettings
 from studio.ui.strings import Words, label, words_for
@@ -32,16 +34,64 @@ def build(studio: Studio, settings: UiSettings) -> None:
             examine = gr.Button(label("doctor_again"), size="sm", elem_id="doctor")
             report = html(elem_id="doctor-report")
 
-    def look(request: gr.Request) -> tuple[str, str]:
+    seen, examination = gr.State(None), Examination(studio)
+    outputs = [seen, machine, error, report]
+
+    def look(known: Any, request: gr.Request) -> Any:
         words = words_for(request)
-        return _machine(studio, words), _last_error(studio, words)
+        examination.begin()
+        state = repr((examination.number, words.language))
+        return (
+            state,
+            _machine(studio, words),
+            _last_error(studio, words),
+            gr.skip() if state == known else examination.html(words),
+        )
 
-    def ask(request: gr.Request) -> str:
-        return _report(studio, words_for(request))
+    def again(request: gr.Request) -> str:
+        examination.begin(again=True)
+        return examination.html(words_for(request))
 
-    refresh(look, [machine, error], every=5.0)
-    examine.click(ask, None, report, api_visibility="private", show_progress="minimal", concurrency_limit=1)
-    first_time(lambda: "", [report])
+    refresh(look, outputs, inputs=[seen], every=3.0)
+    examine.click(again, None, report, api_visibility="private", show_progress="hidden", queue=False)
+
+
+class Examination:
+    """What the doctor says, asked for in the background: it takes seconds, and nobody who looks in waits for it.
+
+    Attributes:
+        number: changes whenever there is something else to say.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.number = 0
+        self._found: Report | StudioError | None = None
+        self._busy = threading.Lock()
+
+    def begin(self, *, again: bool = False) -> None:
+        """Ask, unless that is being done, or was done already (and not `again`)."""
+        if (self._found is None or again) and self._busy.acquire(blocking=False):
+            self._say(None)
+            threading.Thread(target=self._ask, daemon=True).start()
+
+    def html(self, words: Words) -> str:
+        """The report, or that it takes a while, or why there is none."""
+        if self._found is None:
+            return f'<p class="hint">{words("doctor_busy")}</p>'
+        return note(str(self._found), "bad") if isinstance(self._found, StudioError) else _report(self._found, words)
+
+    def _ask(self) -> None:
+        try:
+            self._say(self.studio.doctor())
+        except StudioError as error:
+            self._say(error)
+        finally:
+            self._busy.release()
+
+    def _say(self, found: Report | StudioError | None) -> None:
+        self._found = found
+        self.number += 1
 
 
 def _machine(studio: Studio, words: Words) -> str:
@@ -71,11 +121,7 @@ def _last_error(studio: Studio, words: Words) -> str:
     return f'{note(job.error, "bad")}<p class="hint">{escape(job.title[:120])} · {when}</p>{tail}'
 
 
-def _report(studio: Studio, words: Words) -> str:
-    try:
-        found = studio.doctor()
-    except StudioError as error:
-        return note(str(error), "bad")
+def _report(found: Report, words: Words) -> str:
     findings = "".join(note(f"{each.what} {each.mend}".strip(), "warn" if each.is_wrong else "good") for each in found.findings)
     pairs: list[list[str]] = [
         ["studio", escape(found.studio)],

@@ -115,11 +115,16 @@ def build(studio: Studio, settings: UiSettings) -> None:
     _chips(nouns, noun)
     _samples(photos, noun)
 
-    def begin() -> str:
-        items = studio.items(ItemFilter(kind=Kind.ADAPTER), limit=200).items
+    def new_word() -> str:
+        kinds = (Kind.ADAPTER, Kind.CONCEPT)  # a concept is there before its adapter has been learned
+        items = [item for kind in kinds for item in studio.items(ItemFilter(kind=kind), limit=200).items]
         return proposed_token([item.trigger for item in items if item.trigger])
 
-    first_time(begin, [token])
+    def another_thing() -> tuple[str, str]:
+        return "", new_word()
+
+    first_time(new_word, [token])
+    photos.clear.click(another_thing, None, [noun, token], show_progress="hidden", queue=False, api_visibility="private")
     first_time(show_estimate, [estimate], inputs=[photos.draft_id, *form])
 
 

@@ -31,6 +31,7 @@ class Photos:
     files: gr.File
     draft_id: gr.BrowserState
     samples: gr.HTML
+    clear: gr.Button
 
     def taken_in(self, drafts: Drafts, draft_id: str | None, files: Sequence[str] | None) -> Draft:
         """The draft with the files that a client sent along. Raises DatasetError when there are no photos at all."""
@@ -55,6 +56,7 @@ def build_photos(drafts: Drafts) -> Photos:
             type="filepath",
             height=150,
             elem_id="photos",
+            elem_classes="drop",
         )
         samples = board(translated(_sample_chips))
         said = html()
@@ -134,7 +136,7 @@ def build_photos(drafts: Drafts) -> Photos:
     remove.click(take_out, [draft_id, name], everything, **_QUIET)
     clear.click(start_over, None, everything, **_QUIET)
     first_time(restore, everything, inputs=[draft_id])
-    return Photos(files, draft_id, samples)
+    return Photos(files, draft_id, samples, clear)
 
 
 def _attempts(*actions: Any) -> list[str]:

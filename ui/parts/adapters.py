@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import gradio as gr
+
 from studio.service import ItemFilter, Kind, Studio
 from studio.ui.parts.html import act
-from studio.ui.strings import Words
+from studio.ui.strings import Words, words_for
 
 MOST_ADAPTERS = 60
 
@@ -45,6 +47,16 @@ def trigger_chips(rows: Sequence[Row] | None, words: Words) -> str:
         return ""
     chips = "".join(act("word", trigger, f"+ {escape(trigger)}", style="chip") for trigger in triggers)
     return f'<div class="chips" role="group" aria-label="{words("trigger_words")}">{chips}</div>'
+
+
+def show_chips(rows: list[Row], request: gr.Request) -> str:
+    """A handler for a picker: the chips of what is on."""
+    return trigger_chips(rows, words_for(request))
+
+
+def put_words(text: str, event: gr.EventData) -> str:
+    """A handler for the chips: the prompt with what was clicked."""
+    return with_words(text, str(event.id))
 
 
 def with_words(text: str, words: str) -> str:

@@ -72,7 +72,7 @@ def job_card(job: Job, words: Words, *, actions: str = "") -> str:
     share = 1.0 if job.state == "succeeded" else min(1.0, max(0.0, job.progress))
     percent = round(100 * share)
     parts = [f'<div class="top"><span class="name">{escape(job.title[:160])}</span>{state_pill(job, words)}</div>']
-    if job.state not in ("failed", "canceled"):
+    if job.state not in ENDED:
         parts.append(
             f'<div class="meter" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" '
             f'aria-label="{escape(job.title[:80])}"><i style="width:{percent}%"></i></div>'
@@ -152,5 +152,10 @@ def megabytes(count: float) -> str:
 
 
 def ago(moment: float, words: Words) -> str:
-    """How long ago a moment was."""
-    return words("ago", time=clock(time.time() - moment))
+    """How long ago a moment was, in one unit."""
+    seconds = max(0.0, time.time() - moment)
+    for length, unit in ((86_400, "days"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= 2 * length or unit == "s":
+            count = int(seconds // length)
+            return words("ago", time=words("days", count=count) if unit == "days" else f"{count} {unit}")
+    raise AssertionError("seconds are the last unit")

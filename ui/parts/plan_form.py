@@ -86,6 +86,13 @@ def canvas_of_table(rows: Sequence[Sequence[Any]], before: Mapping[str, Any]) ->
     return {**before, "boxes": boxes}
 
 
+def in_front(canvas: Mapping[str, Any]) -> dict[str, Any]:
+    """The canvas with the active box before all others."""
+    boxes = canvas.get("boxes", [])
+    order = sorted(range(len(boxes)), key=lambda n: (n == canvas.get("active", 0), boxes[n].get("z", n)))
+    return {**canvas, "boxes": [{**one, "z": order.index(n)} for n, one in enumerate(boxes)]}
+
+
 def plan_of(
     prompt: str,
     rows: Sequence[Row] | None,

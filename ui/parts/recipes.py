@@ -12,7 +12,12 @@ from studio.service import GenerateSpec, Studio
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The settings of a picture. adapters: (id in the library, strength)."""
+    """The settings of a picture.
+
+    Attributes:
+        adapters: (id in the library, strength).
+        start, control: pictures that decided it besides words, by their hashes, as `PictureRecord.steered` has them.
+    """
 
     prompt: str
     negative: str = ""
@@ -26,6 +31,8 @@ class Recipe:
     height: int | None = None
     scheduler: str | None = None
     base: str = "embedded"
+    start: Mapping[str, Any] | None = None
+    control: Mapping[str, Any] | None = None
 
     @classmethod
     def of_spec(cls, spec: GenerateSpec) -> Recipe:
@@ -43,6 +50,8 @@ class Recipe:
             height=spec.height,
             scheduler=spec.scheduler,
             base=spec.base,
+            start=None if spec.start is None else spec.start.model_dump(exclude_none=True),
+            control=None if spec.control is None else spec.control.model_dump(exclude_none=True),
         )
 
     @classmethod
@@ -62,6 +71,7 @@ class Recipe:
             height=record.get("height"),
             scheduler=record.get("scheduler"),
             base=str(base) if isinstance(base, str) and base else "embedded",
+            **{key: each for key, each in dict(record.get("steered") or {}).items() if key in ("start", "control")},
         )
 
 

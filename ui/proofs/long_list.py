@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, expect
+from playwright.sync_api import Error as PlaywrightError
 
+from studio.pipelines.files import atomic_write_json
 from studio.service import ItemFilter, Kind
 from studio.ui.proofs.browser import WAIT_MS, Seen, go, open_browser, open_page
 from studio.ui.proofs.content import fill
@@ -31,9 +33,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, help="a studio's folder with things in it; by default one is filled, in minutes")
     parser.add_argument("--only", default="", help="names of checks, with commas")
+    parser.add_argument("--record", type=Path, help="a file for the results, as JSON")
     options = parser.parse_args()
     chosen = [name for name in options.only.split(",") if name]
-    failed = []
+    results: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         served = Served(options.home if options.home is not None else Path(folder) / "home", worker=True)
         try:
@@ -41,22 +44,27 @@ def main() -> None:
             with open_browser() as browser:
                 for name, check in CHECKS.items():
                     if not chosen or name in chosen:
-                        failed += [] if _passes(name, check, browser, served) else [name]
+                        results.append(_result(name, check, browser, served))
         finally:
             served.close()
+    if options.record is not None:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(options.record, {"when": time.strftime("%Y-%m-%d"), "checks": results})
+    failed = [str(one["check"]) for one in results if not one["passed"]]
     print("all passed" if not failed else f"failed: {', '.join(failed)}")
     raise SystemExit(1 if failed else 0)
 
 
-def _passes(name: str, check: Callable[[Browser, Served], str], browser: Browser, served: Served) -> bool:
+def _result(name: str, check: Callable[[Browser, Served], str], browser: Browser, served: Served) -> dict[str, object]:
     started = time.monotonic()
     try:
-        said = check(browser, served)
-    except AssertionError as error:
-        print(f"FAILED  {name}: {' '.join(str(error).split())[:1500]}", flush=True)
-        return False
-    print(f"passed  {name} ({time.monotonic() - started:.0f} s){': ' if said else ''}{said}", flush=True)
-    return True
+        said, passed = check(browser, served), True
+    except (AssertionError, PlaywrightError) as error:
+        said, passed = " ".join(str(error).split())[:1500], False
+    seconds = time.monotonic() - started
+    print(f"{'passed' if passed else 'FAILED'}  {name} ({seconds:.0f} s){': ' if said else ''}{said}", flush=True)
+    tried = " ".join((check.__doc__ or "").split())
+    return {"check": name, "tried": tried, "passed": passed, "seconds": round(seconds), "seen": said}
 
 
 # ------------------------------------------------------------------------------------------------------------------ checks
