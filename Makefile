@@ -13,7 +13,7 @@ OUTPUT ?= outputs/demo
 TEST_JOBS ?= $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1); echo $$((cores > 4 ? 4 : cores)))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara eval-composition proof-layouts proof-service bench-batch bench-serving api-client proof-ui screens clean
+.PHONY: help install install-dev demo test test-quick check bench ui base-model referees eval-trainers bench-trainers bench-sparse sweep-sara eval-composition proof-layouts proof-service bench-batch bench-serving api-client proof-ui walk screens clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -82,7 +82,10 @@ api-client: ## a typed Python client made from the API's description: build/api-
 	cd build/api-client && PATH="$$PWD/tool/bin:$$PATH" tool/bin/openapi-python-client generate --path openapi.json --meta none --output-path studio_client
 
 proof-ui: install-dev ## the page in a real browser: reload in mid-training, two tabs, restarts, bombs, 500 pictures, axe
-	$(BIN)/python -m studio.ui.proofs.long_list $(ARGS)
+	$(BIN)/python -m studio.ui.proofs.long_list --record docs/figures/page/proof.json $(ARGS)
+
+walk: install-dev ## docs/walk: in a real browser from five photos each of two things to a picture of both, with clicks and minutes
+	$(BIN)/python -m studio.ui.proofs.first_composition $(ARGS)
 
 screens: install-dev ## docs/screens: every page, two widths, two themes
 	$(BIN)/python -m studio.ui.proofs.screens $(ARGS)
