@@ -86,13 +86,26 @@ class _Tiled(torch.autograd.Function):
     def backward(context: Any, of_output: Tensor, of_map: Tensor) -> Any:
         """See `tiled_backward`."""
         query, key, value, columns = context.saved_tensors
-        return tiled_backward(query, key, value, columns, context.scale, of_output, of_map)
+        needs_text = any(context.needs_input_grad[1:3])
+        return tiled_backward(query, key, value, columns, context.scale, of_output, of_map, needs_text=needs_text)
 
 
 def tiled_backward(
-    query: Tensor, key: Tensor, value: Tensor, columns: Tensor | None, scale: float, of_output: Tensor, of_map: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    columns: Tensor | None,
+    scale: float,
+    of_output: Tensor,
+    of_map: Tensor,
+    *,
+    needs_text: bool = True,
 ) -> tuple[Tensor | None, ...]:
-    """dP = dO Vᵀ + dM · columnsᵀ / H, dS = P ∘ (dP − rowsum(P ∘ dP)), a tile at a time; None for columns and scale."""
+    """dP = dO Vᵀ + dM · columnsᵀ / H, dS = P ∘ (dP − rowsum(P ∘ dP)), a tile at a time; None for columns and scale.
+
+    Args:
+        needs_text: whether keys and values get gradients; they get none where they were computed once for all steps.
+    """
     heads, length = query.shape[1], query.shape[2]
     wide = torch.promote_types(query.dtype, torch.float32)
     upstream = of_map / heads
@@ -105,9 +118,13 @@ def tiled_backward(
         tile = slice(start, min(start + TILE, length))
         queries, outputs = query[:, :, tile], of_output[:, :, tile]
         probabilities = torch.softmax(queries @ scaled.transpose(-1, -2), dim=-1, dtype=wide)
-        of_value += probabilities.to(value.dtype).transpose(-1, -2) @ outputs
+        if needs_text:
+            of_value += probabilities.to(value.dtype).transpose(-1, -2) @ outputs
         weighted = (outputs @ value.transpose(-1, -2)).to(wide).add_(upstream[:, None, tile]).mul_(probabilities)
         scores = weighted.sub_(probabilities * weighted.sum(dim=-1, keepdim=True)).to(key.dtype)
         of_query[:, :, tile] = scores @ scaled
-        of_key += (scores.transpose(-1, -2) @ queries).to(wide).mul_(scale)
+        if needs_text:
+            of_key += (scores.transpose(-1, -2) @ queries).to(wide).mul_(scale)
+    if not needs_text:
+        return of_query, None, None, None, None
     return of_query, of_key.to(key.dtype), of_value.to(value.dtype), None, None

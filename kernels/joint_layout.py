@@ -55,12 +55,12 @@ class JointLayout(NamedTuple):
         return slice(start, start + self.rank)
 
 
-def padded_rank(rank: int) -> int:
+def padded_rank(rank: int, least: int = 1) -> int:
     """`rank` rounded up, so that rows of a half-precision buffer stay aligned to 16 bytes: 8, 16, 32, 64 and so on by 64.
 
-    Few sizes also mean few shapes for a compiler.
+    Few sizes also mean few shapes for a compiler; `least` is the smallest.
     """
     for size in (8, 16, 32, 64):
-        if rank <= size:
+        if max(rank, least) <= size:
             return size
     return -(-rank // 64) * 64

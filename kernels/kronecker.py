@@ -14,11 +14,14 @@ everywhere.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from studio.kernels.paths import path_of
 
 Order = Literal["second-first", "first-first"]
 Pair = tuple[int, int]
@@ -45,12 +48,41 @@ def kronecker_linear(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     if PLAIN:
         return reference_kronecker_linear(x, first, second)
     (a_out, a_in), (b_out, b_in) = first.shape, second.shape
+    if x.is_cuda and path_of("kronecker_linear", x, x.numel() // x.shape[-1], x.shape[-1], a_out) == "triton":
+        from studio.kernels.triton.kronecker import can_multiply
+        from studio.kernels.triton.kronecker import kronecker_linear as compiled
+
+        if can_multiply(first):
+            return compiled(x, first, second)
     groups = x.reshape(-1, a_in, b_in)
     if cheaper_order((a_out, a_in), (b_out, b_in)) == "second-first":
         result = _mix_groups(first, F.linear(groups, second))
     else:
         result = F.linear(_mix_groups(first, groups), second)
     return result.reshape(*x.shape[:-1], a_out * b_out)
+
+
+def kronecker_backward(
+    gradient: Tensor, x: Tensor, first: Tensor, second: Tensor, needs: Sequence[bool] = (True, True, True)
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """dX = Aᵀ G B, dA = Σ G (X Bᵀ)ᵀ, dB = Σ (Aᵀ G)ᵀ X, position by position; no product of both factors is made.
+
+    Args:
+        gradient: `[…, a_out · b_out]`. x, first, second: as for `kronecker_linear`. needs: which of the three.
+    """
+    (a_out, a_in), (b_out, b_in) = first.shape, second.shape
+    groups, outputs = x.reshape(-1, a_in, b_in), gradient.reshape(-1, a_out, b_out)
+    of_x = of_first = of_second = None
+    if needs[0] or needs[2]:
+        mixed = _mix_groups(first.t(), outputs)
+        if needs[0]:
+            of_x = (mixed @ second).reshape(x.shape)
+        if needs[2]:
+            of_second = mixed.reshape(-1, b_out).t() @ groups.reshape(-1, b_in)
+    if needs[1]:
+        inner = F.linear(groups, second)
+        of_first = outputs.transpose(0, 1).reshape(a_out, -1) @ inner.transpose(0, 1).reshape(a_in, -1).t()
+    return of_x, of_first, of_second
 
 
 def kronecker_linear_added(output: Tensor, x: Tensor, first: Tensor, second: Tensor, factor: float = 1.0) -> Tensor:

@@ -17,6 +17,7 @@ from studio.kernels.attention_with_map import TILE, reference_attention_with_map
 from studio.kernels.gated import reference_gated_gelu
 from studio.kernels.joint_layout import JointLayout
 from studio.kernels.joint_lora import add_low_rank_
+from studio.kernels.kronecker import kronecker_backward
 from studio.kernels.kronecker import kronecker_linear as fast_kronecker_linear
 
 
@@ -24,62 +25,46 @@ from studio.kernels.kronecker import kronecker_linear as fast_kronecker_linear
 def joint_lora(
     x: Tensor, rows: Tensor, ups: Tensor, bias: Tensor | None, width: int, num_layers: int, active: Sequence[int]
 ) -> Tensor:
-    """The layers' outputs with their adapters side by side, `[…, num_layers · width]`; see `joint_lora.joint_lora_linear`."""
+    """The joint product as it lies in memory, `[…, num_rows]`: the layers' outputs with their adapters side by side, and h.
+
+    See `joint_lora.joint_lora_linear`. An operator returns no views, so that the caller takes the columns.
+    """
     layout = JointLayout(width, num_layers, tuple(active), ups.shape[-1])
-    tokens = x.reshape(-1, x.shape[-1])
-    out = add_low_rank_(F.linear(tokens, rows, bias), ups, layout)
-    return out[:, : layout.num_outputs].reshape(*x.shape[:-1], layout.num_outputs).contiguous()
+    out = add_low_rank_(F.linear(x.reshape(-1, x.shape[-1]), rows, bias), ups, layout)
+    return out.view(*x.shape[:-1], layout.num_rows)
 
 
 @joint_lora.register_fake
 def _(x: Tensor, rows: Tensor, ups: Tensor, bias: Tensor | None, width: int, num_layers: int, active: Sequence[int]) -> Tensor:
-    return x.new_empty(*x.shape[:-1], width * num_layers)
-
-
-@torch.library.custom_op("studio::joint_lora_backward", mutates_args=())
-def joint_lora_backward(
-    gradient: Tensor, x: Tensor, rows: Tensor, ups: Tensor, width: int, num_layers: int, active: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, rows and ups."""
-    layout = JointLayout(width, num_layers, tuple(active), ups.shape[-1])
-    tokens, of_output = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, layout.num_outputs)
-    own = rows[: layout.num_outputs]
-    inner = tokens @ rows[layout.num_outputs :].t()
-    of_inner = torch.cat(
-        [of_output[:, layout.columns(layer)] @ ups[position] for position, layer in enumerate(layout.active)], dim=1
-    )
-    of_x = of_output @ own + of_inner @ rows[layout.num_outputs :]
-    of_rows = torch.cat([of_output, of_inner], dim=1).t() @ tokens
-    of_ups = torch.stack(
-        [
-            of_output[:, layout.columns(layer)].t() @ inner[:, position * layout.rank : (position + 1) * layout.rank]
-            for position, layer in enumerate(layout.active)
-        ]
-    )
-    return of_x.reshape(x.shape), of_rows.contiguous(), of_ups
-
-
-@joint_lora_backward.register_fake
-def _(
-    gradient: Tensor, x: Tensor, rows: Tensor, ups: Tensor, width: int, num_layers: int, active: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), rows.new_empty(rows.shape), ups.new_empty(ups.shape)
+    return x.new_empty(*x.shape[:-1], rows.shape[0])
 
 
 def _keep_joint(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, rows, ups, bias, width, num_layers, active = inputs
-    ctx.save_for_backward(x, rows, ups)
-    ctx.sizes = (width, num_layers, list(active), bias is not None, len(rows))
+    ctx.save_for_backward(x, rows, ups, bias)
+    ctx.sizes = (width, num_layers, tuple(active))
 
 
 def _joint_backward(ctx: Any, gradient: Tensor) -> Any:
-    width, num_layers, active, has_bias, num_rows = ctx.sizes
-    of_x, of_rows, of_ups = joint_lora_backward(gradient, *ctx.saved_tensors, width, num_layers, active)
-    of_bias = None
-    if has_bias:
-        sums = gradient.reshape(-1, gradient.shape[-1]).sum(dim=0)
-        of_bias = torch.cat([sums, torch.zeros_like(of_rows[gradient.shape[-1] : num_rows, 0])])
-        # What the bias of h would pass on: it is zero and stays so.
+    """Of what needs one: dh = g B + its own, dx = g W + dh A, d[W; A] = [g | dh]ᵀ x, dB = gᵀ h."""
+    x, rows, ups, bias = ctx.saved_tensors
+    width, num_layers, active = ctx.sizes
+    layout = JointLayout(width, num_layers, active, ups.shape[-1])
+    num = layout.num_outputs
+    tokens, flat = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    by_layer = [flat[:, layout.columns(layer)] for layer in active]
+    of_inner = flat[:, num:] + torch.cat([part @ up for part, up in zip(by_layer, ups, strict=True)], dim=1)
+    of_x = of_rows = of_ups = of_bias = None
+    if ctx.needs_input_grad[0]:
+        of_x = (flat[:, :num] @ rows[:num] + of_inner @ rows[num:]).reshape(x.shape)
+    if ctx.needs_input_grad[1]:
+        of_rows = torch.cat([flat[:, :num], of_inner], dim=1).t() @ tokens
+    if ctx.needs_input_grad[2]:
+        inner = F.linear(tokens, rows[num:], None if bias is None else bias[num:])
+        pairs = zip(by_layer, inner.split(layout.rank, dim=1), strict=True)
+        of_ups = torch.stack([part.t() @ own for part, own in pairs])
+    if bias is not None and ctx.needs_input_grad[3]:
+        of_bias = torch.cat([flat[:, :num], of_inner], dim=1).sum(dim=0)
     return of_x, of_rows, of_ups, of_bias, None, None, None
 
 
@@ -126,14 +111,7 @@ def _keep_kronecker(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _kronecker_backward(ctx: Any, gradient: Tensor) -> Any:
-    """dX = Aᵀ G B, dA = Σ G (X Bᵀ)ᵀ, dB = Σ (Aᵀ G)ᵀ X, position by position; no product of both factors is made."""
-    x, first, second = ctx.saved_tensors
-    (a_out, a_in), (b_out, b_in) = first.shape, second.shape
-    groups, outputs = x.reshape(-1, a_in, b_in), gradient.reshape(-1, a_out, b_out)
-    mixed = torch.matmul(first.t(), outputs)
-    of_second = torch.einsum("tar,tas->rs", mixed, groups)
-    of_first = torch.einsum("tar,tbr->ab", outputs, groups @ second.t())
-    return kronecker_linear(gradient, first.t().contiguous(), second.t().contiguous()).reshape(x.shape), of_first, of_second
+    return kronecker_backward(gradient, *ctx.saved_tensors, ctx.needs_input_grad)
 
 
 kronecker_linear.register_autograd(_kronecker_backward, setup_context=_keep_kronecker)

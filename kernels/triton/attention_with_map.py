@@ -86,4 +86,5 @@ class _AttentionWithMap(torch.autograd.Function):
         from studio.kernels.attention_with_map import tiled_backward
 
         query, key, value, columns = context.saved_tensors
-        return tiled_backward(query, key, value, columns, context.scale, of_output, of_map)
+        needs_text = any(context.needs_input_grad[1:3])
+        return tiled_backward(query, key, value, columns, context.scale, of_output, of_map, needs_text=needs_text)

@@ -17,6 +17,7 @@ from studio.pipelines.adapters.layers import layer_spec
 from studio.pipelines.adapters.patches.base import at_least_float32
 from studio.pipelines.adapters.patches.lora import BoundLoRA
 from studio.pipelines.adapters.sites import Place
+from studio.pipelines.adapters.traced import LEAST_RANK, TracedSite
 
 Mode = Literal["everywhere", "by row", "by place"]
 
@@ -45,18 +46,40 @@ class _Slot(NamedTuple):
         return (self.offset, self.rank, *ranks)
 
 
+_changes_of_memory = 0
+
+
+def changes_of_memory() -> int:
+    """How often tensors that joint products read were made anew: who recorded their addresses has to look whether it changed."""
+    return _changes_of_memory
+
+
+def _count_change() -> None:
+    global _changes_of_memory  # noqa: PLW0603
+    _changes_of_memory += 1
+
+
 class JointSite:
     """The layers of a place and the LoRAs on them.
 
     Args:
         place: the layers. entries: for each layer the LoRAs, `bound` a `BoundLoRA`.
         shared: where sites of one opening keep what depends on routes and sizes alone.
+        is_compiled: whether a compiler reads it.
 
     Attributes:
         token: what stands in the memory as its owner.
+        traced: what a compiler reads; None where it computes a sum instead.
     """
 
-    def __init__(self, place: Place, entries: Sequence[Sequence[Entry]], shared: dict[tuple[Any, ...], Tensor]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        entries: Sequence[Sequence[Entry]],
+        shared: dict[tuple[Any, ...], Tensor],
+        *,
+        is_compiled: bool = False,
+    ) -> None:
         self.place = place
         self.modules = place.modules
         self.entries = [list(own) for own in entries]
@@ -71,10 +94,13 @@ class JointSite:
         self._tracked = [tensor for tensor in (*_trained(self.entries), *self._strengths) if not tensor.is_inference()]
         self._versions: tuple[int, ...] = ()
         self._shared = shared
+        self._is_compiled = is_compiled
+        self.traced: TracedSite | None = None
         self._lay_out()
 
     def _lay_out(self) -> None:
         """Choose the layout, get the memory, and list what is to be written."""
+        _count_change()
         weight = self.modules[0]._parameters["weight"]
         assert weight is not None
         width, rank, copies = weight.shape[0], max(1, sum(slot.rank for slot in self._slots)), 1
@@ -83,7 +109,8 @@ class JointSite:
             self._rows_slots = _slots_by_row(self._slots)
             copies = len(self._rows_slots)
             rank = max(1, *(sum(slot.rank for slot in slots) for slots in self._rows_slots))
-        layout = JointLayout(width, len(self.modules), self.active, padded_rank(rank), copies)
+        padded = padded_rank(rank, LEAST_RANK if self._is_compiled else 1)
+        layout = JointLayout(width, len(self.modules), self.active, padded, copies)
         self.is_apart = copies > 1 and layout.block * copies * LARGEST_SHARE > layout.num_outputs
         self.layout = layout
         self.weights, memory = join(self.modules, 0 if self.is_apart else layout.block * copies)
@@ -160,11 +187,15 @@ class JointSite:
             self.ups.zero_()
             self.weights.signature = self.signature
         self.weights.owner = self.token
-        self.weights.joint_bias(self.modules, self.rows)
+        bias = self.weights.joint_bias(self.modules, self.rows)
+        if self._is_compiled and self.mode == "everywhere" and not self.is_convolution and not self.trains:
+            width, num_layers, active = self.layout[:3]
+            self.traced = TracedSite(self.rows, self.ups, bias, width, num_layers, active)
         versions = self._present_versions()
         if self._strengths and versions != self._versions:
             self.copies = self._copies()
             self._shared.clear()
+            _count_change()
         self._versions = versions
 
     def _outgrown(self) -> bool:

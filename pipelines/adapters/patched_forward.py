@@ -17,6 +17,7 @@ from studio.pipelines.adapters.patches.base import Adding, BoundPatch
 from studio.pipelines.adapters.patches.lora import BoundLoRA
 from studio.pipelines.adapters.routing import RouteWeight
 from studio.pipelines.adapters.sites import Place
+from studio.pipelines.adapters.traced import behind
 
 
 class PatchedForward:
@@ -47,7 +48,7 @@ class PatchedForward:
     @classmethod
     def extending(cls, module: nn.Module, entries: tuple[Entry, ...], merging: Merging) -> PatchedForward:
         """Over the module's present forward; a patched one is extended, so that all see the same unpatched output."""
-        present = module.forward
+        present = behind(module.forward)
         if isinstance(present, cls):
             return cls(module, present.original, (*present.entries, *entries), merging)
         return cls(module, present, entries, merging)
@@ -58,6 +59,10 @@ class PatchedForward:
         if site is not None and len(site.modules) == 1 and site.runs(x):
             self.bring_up_to_date()
             return self.finished(site.run(x)[0], x)
+        return self.sum(x)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The same without the joint product, one change after the other."""
         output = self.original(x) if self.weight is None else run_with(self.module, self.weight, x)
         return self._plus_all(output, x, self._without_bias(output) if self.needs_base_out else output, self.added)
 
@@ -92,7 +97,7 @@ class PatchedForward:
 
 
 def joint_site(
-    place: Place, forwards: Sequence[PatchedForward], shared: dict[tuple[Any, ...], Tensor]
+    place: Place, forwards: Sequence[PatchedForward], shared: dict[tuple[Any, ...], Tensor], *, is_compiled: bool = False
 ) -> JointSite | None:
     """The joint product of a place's layers, if they and the LoRAs on them can be one, and nothing has changed the weight."""
     if pinned_path() == "plain":
@@ -102,7 +107,7 @@ def joint_site(
     is_folded = any(forward.weight is not None for forward in forwards)
     if not is_plain or is_folded or not can_be_joint([entry for own in loras for entry in own]):
         return None
-    return JointSite(place, loras, shared) if can_join_together(place.modules) else None
+    return JointSite(place, loras, shared, is_compiled=is_compiled) if can_join_together(place.modules) else None
 
 
 def _plus(output: Tensor, x: Tensor, base_out: Tensor, bound: BoundPatch, weight: RouteWeight, is_convolution: bool) -> Tensor:

@@ -18,6 +18,7 @@ from studio.pipelines.adapters.paths import ParameterPath, find_module
 from studio.pipelines.adapters.projections import PLAIN_PROCESSOR, GatedForward, PatchedAttention, gated_units, plain_attentions
 from studio.pipelines.adapters.routing import Route, Router
 from studio.pipelines.adapters.sites import Place, place_of, places
+from studio.pipelines.adapters.traced import behind, is_compiled, traced_forward
 from studio.pipelines.errors import AdapterMismatchError
 
 
@@ -76,6 +77,7 @@ class ResolvedRoutes:
         self._known: dict[Place, _Known] = {}
         self._sites: list[JointSite] = []
         self._shared: dict[tuple[Any, ...], Tensor] = {}
+        self._is_compiled = any(is_compiled(component) for component in components.values())
         for route in self.router.routes:
             for path, patch in route.adapter.patches.items():
                 self._resolve(components, route, path, patch)
@@ -91,22 +93,26 @@ class ResolvedRoutes:
     def open(self) -> Iterator[Router]:
         """Let the routes act while the block is open; see `patched`."""
         with ExitStack() as restore:
+            if self._is_compiled:
+                restore.callback(self._show)
             for changed in self._parameters:
                 before = changed.module._parameters[changed.path.parameter]
                 restore.callback(changed.module._parameters.__setitem__, changed.path.parameter, before)
                 changed.module._parameters[changed.path.parameter] = changed.over(before)
             for place in self._places:
                 for module, forward in zip(place.modules, self._forwards(place), strict=True):
-                    restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
+                    restore.callback(_restore_forward, module, behind(module.__dict__.get("forward", _ABSENT)))
                     module.__dict__["forward"] = forward
             stale = [site for site in self._sites if not (site.is_current() and site.is_in_place())]
             if stale:
                 write(stale)
+            if self._is_compiled:
+                self._show()
             for attention in self._attentions:
                 present = attention.__dict__["processor"]
                 if type(present).__name__ == PLAIN_PROCESSOR:
                     restore.callback(attention.__dict__.__setitem__, "processor", present)
-                    attention.__dict__["processor"] = PatchedAttention(present)
+                    attention.__dict__["processor"] = PatchedAttention.over(attention)
             for unit in self._gated:
                 restore.callback(_restore_forward, unit, unit.__dict__.get("forward", _ABSENT))
                 unit.__dict__["forward"] = GatedForward(unit)
@@ -114,14 +120,14 @@ class ResolvedRoutes:
 
     def _forwards(self, place: Place) -> list[PatchedForward]:
         """The forwards of a place's layers over their present ones; those of the last opening if these are the same."""
-        presents = tuple(module.__dict__.get("forward", _ABSENT) for module in place.modules)
+        presents = tuple(behind(module.__dict__.get("forward", _ABSENT)) for module in place.modules)
         known = self._known.get(place)
         if known is not None and all(one is other for one, other in zip(known[0], presents, strict=True)):
             return known[1]
         forwards = [
             PatchedForward.extending(module, tuple(self._layers.get(module, ())), self.merging) for module in place.modules
         ]
-        site = joint_site(place, forwards, self._shared)
+        site = joint_site(place, forwards, self._shared, is_compiled=self._is_compiled)
         if known is not None and known[2] is not None:
             self._sites.remove(known[2])
         if site is not None:
@@ -130,6 +136,18 @@ class ResolvedRoutes:
             forward.site, forward.peers = site, self._sites
         self._known[place] = (presents, forwards, site)
         return forwards
+
+    def _show(self) -> None:
+        """Let compiled layers have what is open now; they do not look whether another block has written other factors since."""
+        modules = [module for place in self._places for module in place.modules]
+        presents = {module: behind(module.__dict__.get("forward")) for module in modules}
+        patched = {module: present for module, present in presents.items() if isinstance(present, PatchedForward)}
+        sites = dict.fromkeys(present.site for present in patched.values())
+        write([site for site in sites if site is not None and not site.is_current()])
+        for module, present in patched.items():
+            traced = traced_forward(module)
+            traced.show(present)
+            module.__dict__["forward"] = traced
 
     def _changes(self, attention: Any) -> bool:
         """Whether one of an attention layer's projections is changed."""

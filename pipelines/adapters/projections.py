@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from studio.kernels.gated import gated_gelu
+from studio.kernels.library import gated_gelu as gated_gelu_operator
 from studio.pipelines.adapters.sites import is_attention, is_gated_unit
+from studio.pipelines.adapters.traced import behind, is_tracing, traced_outputs
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries, keys, values), `[B, H, N, d]` each -> `[B, H, Q, d]`."""
@@ -21,7 +24,9 @@ def project(attention: Any, names: Sequence[str], x: Tensor) -> tuple[Tensor, ..
     """What the projections `names` make of `x`, `[B, N, C]` each: as one product where `patched` made it one and nobody
     watches the single layers."""
     modules = [getattr(attention, name) for name in names]
-    forwards = [module.__dict__.get("forward") for module in modules]
+    if is_tracing():
+        return traced_outputs(modules, x)
+    forwards = [behind(module.__dict__.get("forward")) for module in modules]
     site = getattr(forwards[0], "site", None)
     together = (
         site is not None
@@ -46,6 +51,14 @@ class PatchedAttention:
     def __init__(self, plain: Any, attend: Attend | None = None) -> None:
         self.plain = plain
         self.attend = attend
+
+    @classmethod
+    def over(cls, attention: Any) -> PatchedAttention:
+        """Over a layer's present processor; the same one each time, which a compiler knows again."""
+        known = _known.get(attention)
+        if known is None or known.plain is not attention.processor:
+            known = _known[attention] = cls(attention.processor)
+        return known
 
     def __call__(
         self,
@@ -72,6 +85,9 @@ class PatchedAttention:
         return project_out(attn, output)
 
 
+_known: WeakKeyDictionary[Any, PatchedAttention] = WeakKeyDictionary()
+
+
 class GatedForward:
     """A GEGLU's forward that keeps its projection for the backward pass, and nothing else of that size."""
 
@@ -80,7 +96,8 @@ class GatedForward:
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
         """`[…, K]` to `[…, N]`."""
-        return gated_gelu(self.module.proj(hidden_states))
+        projection = self.module.proj(hidden_states)
+        return gated_gelu_operator(projection) if is_tracing() else gated_gelu(projection)
 
 
 def split_heads(tensor: Tensor, num_heads: int) -> Tensor:

@@ -7,7 +7,7 @@ keys and values of words are computed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from studio.pipelines.adapters.routing import LeftOut
+from studio.pipelines.adapters.traced import is_compiled
+from studio.pipelines.denoising.acceleration import records_passes
 from studio.pipelines.denoising.attention.control import Captured, attention_control
 from studio.pipelines.denoising.attention.isolation import isolated_layers
 from studio.pipelines.denoising.attention.layers import last_part
@@ -119,6 +121,8 @@ class Passes:
                 restore.enter_context(prepared.routes.open())
             if self.denoiser.has_parts:
                 prepared.fill_region_text(network)
+                if is_compiled(network):
+                    prepared.fill_text(network)
                 restore.enter_context(block_texts(network, prepared.block_texts))
                 asked = [captured for captured in captures if captured is not None]
                 restore.enter_context(attention_control(network, prepared.control, asked))
@@ -155,12 +159,26 @@ class Passes:
         )
         if self.request.control is not None:
             call = replace(call, control=self.request.control.residuals(call))
-        output = self.denoiser.predict(call)
+        output = self._output(prepared, call, branches)
         if output.deep_feature is not None and not is_cached:
             for use, feature in zip(features, output.deep_feature.detach().chunk(len(branches)), strict=True):
                 assert use is not None
                 self._features[use.key] = feature
         return output
+
+    def _output(self, prepared: PreparedPass, call: DenoiserCall, branches: Sequence[Branch]) -> DenoiserOutput:
+        """What the denoiser makes of it; replayed, where passes are recorded and nothing but latents and time changes."""
+        is_fixed = call.stop_after is None and call.depth is None and call.control is None and prepared.control.text is not None
+        captures = any(branch.capture is not None for branch in branches)
+        if not is_fixed or captures or torch.is_grad_enabled() or not records_passes(self.denoiser.network):
+            return self.denoiser.predict(call)
+
+        def predict(arguments: Mapping[str, Tensor]) -> Tensor:
+            output = self.denoiser.predict(replace(call, latents=arguments["latents"], timestep=arguments["timestep"]))
+            assert output.prediction is not None
+            return output.prediction
+
+        return DenoiserOutput(prepared.recording.run(predict, {"latents": call.latents, "timestep": call.timestep}))
 
     def _has_feature(self, branch: Branch) -> bool:
         use = branch.features

@@ -13,7 +13,8 @@ from studio.pipelines.adapters import Route
 from studio.pipelines.adapters.patching import ResolvedRoutes
 from studio.pipelines.adapters.projections import project
 from studio.pipelines.adapters.routing import LeftOut
-from studio.pipelines.denoising.attention.backend import check_attention
+from studio.pipelines.denoising.acceleration import Recording
+from studio.pipelines.denoising.attention.backend import check_attention, has_plain_attention
 from studio.pipelines.denoising.attention.control import AttentionControl
 from studio.pipelines.denoising.attention.layers import attention_layers
 from studio.pipelines.denoising.attention.text_cache import cache_of
@@ -29,7 +30,7 @@ class PreparedPass:
     Attributes:
         condition: text of all rows. block_texts: stack -> text of all rows.
         routes: what acts in the denoiser, bound; None for nothing.
-        control: what its attention does.
+        control: what its attention does. recording: the pass as a CUDA graph, where these are used.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PreparedPass:
         ]
         components = denoiser.components()
         self.routes = ResolvedRoutes(components, [*everywhere, *placed]) if everywhere or placed else None
+        self.recording = Recording()
         self._with_text = [index for index, area in enumerate(self._areas[0]) if area.has_text]
         network = {denoiser.network_name: denoiser.network}
         self._text_routes = [
@@ -88,6 +90,21 @@ class PreparedPass:
                     text = self._text_of(index, layer.stack).to(module.to_k.weight)
                     key, value = project(module, ("to_k", "to_v"), text)
                     self.control.region_text[layer.name].append((key, value))
+
+    @torch.no_grad()
+    def fill_text(self, unet: Any) -> None:
+        """Compute keys and values of the pass's text in every layer, unless they are there: compiled blocks shall find them.
+
+        Adapters that act everywhere must be open.
+        """
+        known = self.control.text
+        if known is None or known:
+            return
+        for layer in attention_layers(unet):
+            module: Any = unet.get_submodule(layer.name)
+            if layer.kind == "cross" and has_plain_attention(module):
+                text = self.block_texts.get(layer.stack, self.condition.prompt_embeds).to(module.to_k.weight)
+                known[layer.name] = self.control.kept_text(module, layer.name, text)
 
     def _text_of(self, area: int, stack: str) -> Tensor:
         """What the places of an area read, all rows: its own words, or the pass's in this stack."""

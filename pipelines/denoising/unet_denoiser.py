@@ -32,6 +32,7 @@ class UNetDenoiser(Denoiser):
         self.base = base
         self.network: Any = base.unet
         self._device = device
+        self._time_ids: dict[tuple[int, int, int], Tensor] = {}
 
     @property
     def prediction_type(self) -> PredictionType:
@@ -91,6 +92,9 @@ class UNetDenoiser(Denoiser):
         """SDXL's pooled text and picture size; None for the others."""
         if call.condition.pooled is None:
             return None
-        time_ids = add_time_ids(self.base, len(call.latents), call.height, call.width)
-        assert time_ids is not None
-        return {"text_embeds": call.condition.pooled.to(self.base.dtype), "time_ids": time_ids.to(self.device)}
+        size = (len(call.latents), call.height, call.width)
+        if size not in self._time_ids:  # made of numbers of the processor, which a recorded pass may not ask for
+            time_ids = add_time_ids(self.base, *size)
+            assert time_ids is not None
+            self._time_ids[size] = time_ids.to(self.device)
+        return {"text_embeds": call.condition.pooled.to(self.base.dtype), "time_ids": self._time_ids[size]}

@@ -21,7 +21,7 @@ def leaf(*shape: int) -> Tensor:
 def arguments(name: str) -> tuple[Any, ...]:
     torch.manual_seed(0)
     return {
-        "joint_lora": lambda: (leaf(2, 3, 4), leaf(3 * 5 + 2 * 2, 4), leaf(2, 5, 2), None, 5, 3, [0, 2]),
+        "joint_lora": lambda: (leaf(2, 3, 4), leaf(3 * 5 + 2 * 2, 4), leaf(2, 5, 2), leaf(3 * 5 + 2 * 2), 5, 3, [0, 2]),
         "gated_gelu": lambda: (leaf(3, 6),),
         "kronecker_linear": lambda: (leaf(2, 3, 6), leaf(4, 2), leaf(5, 3)),
         "attention_with_map": lambda: (leaf(1, 2, 4, 3), leaf(1, 2, 5, 3), leaf(1, 2, 5, 3), torch.rand(5, 2), 0.5),
@@ -51,10 +51,12 @@ def test_gradcheck(name: str):
 
 
 def test_the_operator_is_the_function():
-    x, rows, ups, _, width, num_layers, active = arguments("joint_lora")
-    with torch.no_grad():
-        expected = joint_lora_linear(x, rows, ups, JointLayout(width, num_layers, tuple(active), 2))
-        torch.testing.assert_close(library.joint_lora(x, rows, ups, None, width, num_layers, active), torch.cat(expected, dim=-1))
+    x, rows, ups, bias, width, num_layers, active = arguments("joint_lora")
+    for own in (bias, None):
+        with torch.no_grad():
+            expected = joint_lora_linear(x, rows, ups, JointLayout(width, num_layers, tuple(active), 2), own)
+            found = library.joint_lora(x, rows, ups, own, width, num_layers, active)[..., : width * num_layers]
+        torch.testing.assert_close(found, torch.cat(expected, dim=-1))
 
 
 class Block(nn.Module):
@@ -67,7 +69,8 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(8)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = library.joint_lora(self.norm(x), self.rows, self.ups, None, 8, 3, [0, 1, 2]).chunk(3, dim=-1)
+        joint = library.joint_lora(self.norm(x), self.rows, self.ups, None, 8, 3, [0, 1, 2])
+        query, key, value = joint[..., :24].chunk(3, dim=-1)
         output, maps = library.attention_with_map(query[:, None], key[:, None], value[:, None], torch.eye(x.shape[1]), 0.5)
         return library.gated_gelu(output[:, 0]) + maps[..., :4]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from studio.kernels.region_attention import RegionPlan
 from studio.pipelines.adapters.projections import project
+from studio.pipelines.adapters.traced import is_compiled
 from studio.pipelines.denoising.attention.backend import check_attention, has_plain_attention
 from studio.pipelines.denoising.attention.capture import AttentionMaps, Capture
 from studio.pipelines.denoising.attention.choice import attend_of
@@ -148,7 +149,7 @@ def attention_control(unet: Any, control: AttentionControl, captures: Sequence[C
     Raises:
         BaseModelError: the attention's backend can do neither maps nor regions.
     """
-    from studio.pipelines.denoising.attention.processors import CrossAttention, SelfAttention
+    from studio.pipelines.denoising.attention.processors import CrossAttention, KnownText, SelfAttention
 
     if control.region_masks:
         check_attention(unet, "Words of their own for regions need")
@@ -156,6 +157,7 @@ def attention_control(unet: Any, control: AttentionControl, captures: Sequence[C
         check_attention(unet, "Regions that do not see each other need")
     if captures:
         check_attention(unet, "Attention maps need")
+    compiled = is_compiled(unet)
     with ExitStack() as restore:
         for layer in attention_layers(unet):
             wanted = [captured for captured in captures if layer.name in captured.names]
@@ -164,6 +166,11 @@ def attention_control(unet: Any, control: AttentionControl, captures: Sequence[C
             if not is_changed or not has_plain_attention(module):
                 continue
             restore.callback(setattr, module, "processor", module.processor)
+            known = None if control.text is None or control.region_masks or wanted else control.text.get(layer.name)
+            if layer.kind == "cross" and known is not None and compiled:
+                module.processor = KnownText.of(module, known, attend_of(module))
+                restore.callback(module.processor.forget)
+                continue
             make = CrossAttention if layer.kind == "cross" else SelfAttention
             module.processor = make(layer, control, wanted, attend_of(module))
         yield

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from studio.kernels.attention_map import attention_map
+from studio.kernels.attention_with_map import attention_with_map
 from studio.kernels.region_attention import region_attention
 from studio.pipelines.adapters.projections import Attend, project, project_out, split_heads
 from studio.pipelines.denoising.attention.control import AttentionControl, Captured, KeyValue
@@ -51,11 +53,18 @@ class CrossAttention:
         own = tuple(split_heads(part, attn.heads) for part in self._text(attn, encoder_hidden_states))
         pairs = self.control.region_text.get(self.layer.name, ())
         regions = [tuple(split_heads(part, attn.heads) for part in pair) for pair in pairs]
+        grid = self.layer.grid(*self.control.size)
+        alone = self._alone(len(query), is_divided=bool(regions))
+        if alone is not None:
+            columns = alone.capture.columns
+            assert columns is not None
+            output, picked = attention_with_map(query, own[0], own[1], columns.to(query.device))
+            alone.words[self.layer.name] = _on_grid(picked, grid)
+            return project_out(attn, output)
         if regions:
             output = self._by_region(query, [own, *regions])
         else:
             output = self.attend(query, own[0], own[1])
-        grid = self.layer.grid(*self.control.size)
         for captured in self.captures:
             rows, capture = captured.rows, captured.capture
             if capture.columns is not None:
@@ -65,6 +74,23 @@ class CrossAttention:
                     key = regions[index][0][rows]
                     captured.regions[index][self.layer.name] = _word_map(query[rows], key, columns, grid)
         return project_out(attn, output)
+
+    def _alone(self, num_rows: int, *, is_divided: bool) -> Captured | None:
+        """The capture of all rows' words, if that is all that is asked for of a pass for a gradient.
+
+        Output and map are then computed together, in less time and memory. A pass that draws computes the output as ever, so that
+        a picture is the same to the bit whether or not somebody reads its maps.
+        """
+        if (
+            is_divided
+            or not torch.is_grad_enabled()
+            or len(self.captures) != 1
+            or self.attend is not F.scaled_dot_product_attention
+        ):
+            return None
+        captured = self.captures[0]
+        is_whole = captured.rows == slice(0, num_rows) and captured.capture.columns is not None
+        return captured if is_whole else None
 
     def _text(self, attn: Any, text: Tensor) -> KeyValue:
         """Keys and values of the pass's text, `[B, T, C]`."""
@@ -88,6 +114,46 @@ class CrossAttention:
             part = self.attend(query.index_select(2, at), key, value)
             output = output.index_add(2, at, share.to(part.dtype) * part)
         return output
+
+
+class KnownText:
+    """Positions read words whose keys and values are there already, `[B, T, C]` each, and nothing else is asked for.
+
+    What a compiled block gets: it differs between layers and generations in the numbers of two tensors alone.
+    """
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
+        self.attend: Attend = F.scaled_dot_product_attention
+
+    @classmethod
+    def of(cls, attention: Any, text: KeyValue, attend: Attend) -> KnownText:
+        """A layer's own, the same one each time, with these keys and values."""
+        found = _known.setdefault(attention, cls())
+        found.key, found.value = text
+        found.attend = attend
+        return found
+
+    def forget(self) -> None:
+        """Let the text go."""
+        self.key = self.value = None
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """`hidden_states` `[B, Q, C]` to `[B, Q, C]`; the text is not read."""
+        assert self.key is not None and self.value is not None
+        query, key, value = (split_heads(part, attn.heads) for part in (attn.to_q(hidden_states), self.key, self.value))
+        return project_out(attn, self.attend(query, key, value))
+
+
+_known: WeakKeyDictionary[Any, KnownText] = WeakKeyDictionary()
 
 
 class SelfAttention:
@@ -131,5 +197,9 @@ class SelfAttention:
 
 def _word_map(query: Tensor, key: Tensor, columns: Tensor, grid: tuple[int, int]) -> Tensor:
     """`[B, S, h, w]` of the words that `columns` picks."""
-    picked = attention_map(query, key, columns.to(query.device))
+    return _on_grid(attention_map(query, key, columns.to(query.device)), grid)
+
+
+def _on_grid(picked: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`[B, Q, S]` as `[B, S, h, w]`."""
     return picked.transpose(1, 2).unflatten(-1, grid)
