@@ -192,7 +192,11 @@ def _base_model(components: Components, *, source: str, device: torch.device | s
         root_dir=components.root_dir,
         weight_files=components.weight_files,
     )
-    return model.to(device)
+    model.to(device)
+    from studio.pipelines.denoising.attention.choice import use_wanted_attention
+
+    use_wanted_attention(model.unet, model.device, model.dtype)
+    return model
 
 
 def _vae_scale_factor(vae: nn.Module) -> int:

@@ -30,6 +30,7 @@ from studio.pipelines.encoding import TextCondition
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+
 @dataclass(frozen=True)
 class DryRun:
     """What a generation costs.

@@ -10,7 +10,7 @@ import typer
 from studio.cli import composing, drawing_options
 from studio.cli.compose import save_pictures
 from studio.cli.composing import Flags, note, open_plan_here, plan_of
-from studio.cli.drawing import Precision, progress
+from studio.cli.drawing import Precision, progress, use_attention
 
 
 def compare(
@@ -36,6 +36,7 @@ def compare(
     batch_size: drawing_options.BatchSize = 4,
     device: drawing_options.Device = "auto",
     dtype: drawing_options.Dtype = Precision.AUTO,
+    attention: drawing_options.Attention = None,
 ) -> None:
     """Draw a plan by every strategy: same seeds, same words, one grid, a score for each.
 
@@ -69,6 +70,7 @@ def compare(
     check_strategy(wanted.strategy.name, dict(wanted.strategy.settings))
     names = strategy_names(strategies)
     judge = None if scorer == "none" else load_scorer(scorer)
+    use_attention(attention)
     opened = open_plan_here(wanted, plan, adapters_dir or [], device, dtype)
     note(opened.scene.notes)
     with progress() as on_step:

@@ -10,7 +10,7 @@ import typer
 
 from studio.cli import composing, drawing_options
 from studio.cli.composing import Flags, note, open_plan_here, plan_of
-from studio.cli.drawing import Precision, progress, say
+from studio.cli.drawing import Precision, progress, say, use_attention
 from studio.pipelines.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def compose(
     ] = None,
     device: drawing_options.Device = "auto",
     dtype: drawing_options.Dtype = Precision.AUTO,
+    attention: drawing_options.Attention = None,
     metadata: drawing_options.Metadata = True,
 ) -> None:
     """Draw one picture with several adapters, each for its own words or place.
@@ -131,6 +132,7 @@ def compose(
         write_plan(wanted, save_plan)
         typer.echo(save_plan)
         return
+    use_attention(attention)
     opened = open_plan_here(wanted, plan, adapters_dir or [], device, dtype, scorer)
     if conflicts:
         from studio.composition.conflicts import conflict_report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,37 @@ def placement(device: str, precision: Precision) -> tuple[torch.device, torch.dt
         # SDXL's autoencoder and zero-terminal-SNR samplers overflow in float16; bfloat16 has float32's range.
         return place, torch.bfloat16 if place.type == "cuda" else torch.float32
     return place, getattr(torch, precision.value)
+
+
+def use_attention(name: str | None) -> None:
+    """Let base models that are loaded from now on, here and in processes that are started from here, compute with this backend.
+
+    None leaves it to the environment.
+
+    Raises:
+        UserError: there is no backend of that name.
+    """
+    from studio.pipelines.denoising.attention.choice import ENVIRONMENT, check_name
+
+    if name is not None:
+        check_name(name)
+        os.environ[ENVIRONMENT] = name
+
+
+@contextmanager
+def accelerated(base: BaseModel, *, compiles: bool, graphs: bool) -> Iterator[None]:
+    """Inside the block the model runs compiled, from its first pass on, and its passes are recorded and replayed."""
+    from studio.pipelines.denoising.acceleration import compile_blocks, recorded_passes
+
+    if compiles:
+        compile_blocks(base.unet)
+    if not graphs:
+        yield
+        return
+    with recorded_passes(base.unet, base.device) as note:
+        if note:
+            say(f"note: {note}")
+        yield
 
 
 def note_surprises(base: BaseModel, request: GenerationRequest, routes: Sequence[Route]) -> None:

@@ -49,9 +49,18 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Pictures drawn at once. Sma
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 Dtype = Annotated[Precision, typer.Option(help="Type of the weights. auto: float32, and on CUDA bfloat16.")]
 Attention = Annotated[
-    str,
-    typer.Option(help="What computes the attention: auto, sdpa (torch's own), flex or xformers; what cannot here says so."),
+    str | None,
+    typer.Option(
+        help="What computes the attention: auto, sdpa (torch's own), flex or xformers; what cannot here says so. By default what "
+        "STUDIO_ATTENTION names, or auto.",
+        show_default=False,
+    ),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the model's blocks first: a minute, then quicker on a GPU, also for other adapters."),
+]
+Graphs = Annotated[bool, typer.Option("--cuda-graphs", help="Record the denoiser's pass once and replay it, on a GPU.")]
 Metadata = Annotated[
     bool, typer.Option("--metadata/--no-metadata", help="Write how it was made into each picture and beside it.")
 ]

@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 from studio.cli import drawing_options as options
-from studio.cli.drawing import Precision, adapter_uses, check_files, draw, note_surprises, placement, say
+from studio.cli.drawing import (
+    Precision,
+    accelerated,
+    adapter_uses,
+    check_files,
+    draw,
+    note_surprises,
+    placement,
+    use_attention,
+)
 from studio.pipelines.errors import UserError
 
 _SIZE = re.compile(r"(\d+)(?:\s*[x×*]\s*(\d+))?", re.IGNORECASE)
@@ -43,7 +52,9 @@ def generate(
     batch_size: options.BatchSize = 4,
     device: options.Device = "auto",
     dtype: options.Dtype = Precision.AUTO,
-    attention: options.Attention = "auto",
+    attention: options.Attention = None,
+    compile_: options.Compile = False,
+    cuda_graphs: options.Graphs = False,
     metadata: options.Metadata = True,
 ) -> None:
     """Make pictures from prompts, with or without adapters.
@@ -62,10 +73,10 @@ def generate(
     width, height = parse_size(size)
     named = [parse_adapter(text) for text in adapter or []]
     check_files([path for path, _ in named])
+    use_attention(attention)
     from studio.pipelines.adapters import Route, load_adapter
     from studio.pipelines.base_model import load_base
     from studio.pipelines.denoising import scheduler_title
-    from studio.pipelines.denoising.attention.choice import attention_backend, choose_attention
     from studio.pipelines.generation import GenerationRequest
 
     if scheduler is not None:
@@ -87,10 +98,7 @@ def generate(
     routes = [Route(each.to(place, weights), strength) for each, (_, strength) in zip(adapters, named, strict=True)]
     note_surprises(model, request, routes)
     uses = adapter_uses(named) if metadata else None
-    backend = choose_attention(attention, place, weights)
-    if backend.note:
-        say(f"note: {backend.note}")
-    with attention_backend(model.unet, backend):
+    with accelerated(model, compiles=compile_, graphs=cuda_graphs):
         draw(model, request, routes, uses, output, batch_size)
 
 

@@ -42,6 +42,7 @@ def b_lora(
     settings: options.Settings = None,
     resume: options.Resume = None,
     redact: options.Redact = "none",
+    attention: options.Attention = None,
 ) -> None:
     """Split one picture into what it shows (content) and how it is drawn (style).
 
@@ -75,4 +76,4 @@ def b_lora(
         "run.seed": seed,
         "run.device": device,
     }
-    run_method("b-lora", config, overrides, settings, resume, redact)
+    run_method("b-lora", config, overrides, settings, resume, redact, attention)

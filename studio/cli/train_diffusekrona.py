@@ -41,6 +41,7 @@ def diffusekrona(
     settings: options.Settings = None,
     resume: options.Resume = None,
     redact: options.Redact = "none",
+    attention: options.Attention = None,
 ) -> None:
     """Learn one particular thing from a few photos, in an adapter of Kronecker products.
 
@@ -70,4 +71,4 @@ def diffusekrona(
         "run.seed": seed,
         "run.device": device,
     }
-    run_method("diffusekrona", config, overrides, settings, resume, redact)
+    run_method("diffusekrona", config, overrides, settings, resume, redact, attention)

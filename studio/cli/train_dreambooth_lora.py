@@ -24,6 +24,7 @@ def dreambooth_lora(
     settings: options.Settings = None,
     resume: options.Resume = None,
     redact: options.Redact = "none",
+    attention: options.Attention = None,
 ) -> None:
     """Learn one particular thing (your dog, your mug) from a few photos.
 
@@ -51,4 +52,4 @@ def dreambooth_lora(
         "run.seed": seed,
         "run.device": device,
     }
-    run_method("dreambooth-lora", config, overrides, settings, resume, redact)
+    run_method("dreambooth-lora", config, overrides, settings, resume, redact, attention)

@@ -43,6 +43,13 @@ Prior = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same run.", show_default="0")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="auto")]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        help="What computes the attention: auto, sdpa (torch's own), flex or xformers; what cannot here says so.",
+        show_default="STUDIO_ATTENTION, or auto",
+    ),
+]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings; flags are stronger.")]
 Settings = Annotated[
     list[str] | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import typer
 
+from studio.cli.drawing import use_attention
 from studio.cli.settings import assignments
 
 if TYPE_CHECKING:
@@ -21,11 +22,13 @@ def run_method(
     settings: Sequence[str] | None,
     resume: bool | None,
     redact: str,
+    attention: str | None = None,
 ) -> None:
     """Train with `method`, and print the adapter's files, the report and the next command.
 
     Args:
         overrides: the command's flags by their key in the schema; None stands for a flag that was not given.
+        attention: see `use_attention`.
         settings: `section.key=value` texts; weaker than the flags, stronger than the file.
 
     Raises:
@@ -35,6 +38,7 @@ def run_method(
     from studio.training.progress import progress_for_terminal
     from studio.training.trainer import train
 
+    use_attention(attention)
     given = {key: value for key, value in overrides.items() if value is not None}
     config = load_config(config_file, {**assignments(settings or []), **given, "adapter.method": method})
     result = train(config, resume=resume, progress=progress_for_terminal(), redact=_redaction(redact))

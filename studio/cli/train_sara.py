@@ -51,6 +51,7 @@ def sara(
     settings: options.Settings = None,
     resume: options.Resume = None,
     redact: options.Redact = "none",
+    attention: options.Attention = None,
 ) -> None:
     """Train the weights that do nothing (SaRA): best for styles, gentle with prompts.
 
@@ -83,4 +84,4 @@ def sara(
         "run.seed": seed,
         "run.device": device,
     }
-    run_method("sara", config, overrides, settings, resume, redact)
+    run_method("sara", config, overrides, settings, resume, redact, attention)

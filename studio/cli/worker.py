@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from studio.cli import drawing_options
+from studio.cli.drawing import use_attention
 from studio.cli.jobs_options import Home
 
 
@@ -31,6 +33,7 @@ def worker(
     restart_after: Annotated[int, typer.Option(min=1, help="Pictures after which the warm process is replaced.")] = 2000,
     idle_seconds: Annotated[float, typer.Option(min=0, help="Without work, after which the warm process goes.")] = 600.0,
     grace_seconds: Annotated[float, typer.Option(min=0, help="For a job to stop by itself before it is made to.")] = 30.0,
+    attention: drawing_options.Attention = None,
     home: Home = None,
 ) -> None:
     """Work on the jobs that were handed in, until Ctrl-C.
@@ -46,6 +49,7 @@ def worker(
     from studio.jobs.worker import Worker
     from studio.storage.home import find_home
 
+    use_attention(attention)  # the processes that draw and train are started from this one
     store = JobStore(find_home(home))
     log_to_files(store.home, to_terminal=True)
     options = LaneOptions(max_rows=max_rows, restart_after=restart_after, idle_seconds=idle_seconds, grace_seconds=grace_seconds)

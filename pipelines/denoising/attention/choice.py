@@ -7,6 +7,8 @@ right numbers.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,12 @@ from studio.pipelines.errors import UserError
 
 BackendName = Literal["auto", "sdpa", "flex", "xformers"]
 NAMES: tuple[BackendName, ...] = get_args(BackendName)
+
+ENVIRONMENT = "STUDIO_ATTENTION"
+"""The variable that names the backend for this process, and for those that it starts."""
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class Backend:
@@ -45,33 +53,81 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> Bac
     Raises:
         UserError: there is no backend of that name.
     """
-    if name not in NAMES:
-        raise UserError(f"There is no attention backend {name!r}; choose one of {', '.join(NAMES)}.")
+    check_name(name)
     if name in ("auto", "sdpa"):
         return Backend("sdpa")
-    attend = {"flex": _flex, "xformers": _xformers}[name]
     reason = why_not(name, device, dtype)
     if not reason:
-        return Backend(name, attend)
+        return Backend(name, _with_a_way_back(name, device, dtype))
     note = f"{name} attention is not available here ({reason}); torch's own is used."
     return Backend("sdpa", None, note)
 
 
+def check_name(name: str) -> None:
+    """`UserError` if there is no backend of that name."""
+    if name not in NAMES:
+        raise UserError(f"There is no attention backend {name!r}; choose one of {', '.join(NAMES)}.")
+
+
+def use_wanted_attention(unet: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Let a UNet that was just loaded compute with the backend that the environment names; a line says why, if it cannot.
+
+    Raises:
+        UserError: there is no backend of that name.
+    """
+    backend = choose_attention(os.environ.get(ENVIRONMENT) or "auto", device, dtype)
+    if backend.note:
+        log.warning("%s", backend.note)
+    for attention in plain_attentions(unet) if backend.attend is not None else ():
+        attention.__dict__["processor"] = PatchedAttention(attention.processor, backend.attend)
+
+
 @cache
-def why_not(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Why a backend cannot be used with such tensors; empty if a tiny call computed what torch's own computes."""
-    attend = {"flex": _flex, "xformers": _xformers}[name]
+def why_not(name: str, device: torch.device, dtype: torch.dtype, *, gradients: bool = False) -> str:
+    """Why a backend cannot be used with such tensors; empty if a tiny call computed what torch's own computes.
+
+    Args:
+        gradients: of the way back, instead of the way there.
+    """
+    attend = _attend_named(name)
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(1, 2, 16, 40, generator=generator).to(device, dtype) for _ in range(3))
+    inputs = [torch.randn(1, 2, 16, 40, generator=generator).to(device, dtype).requires_grad_(gradients) for _ in range(3)]
+    found, expected = [], []
     try:
-        with torch.no_grad():
-            found = attend(query, key, value)
+        with torch.set_grad_enabled(gradients), torch.inference_mode(False):
+            for run, results in ((attend, found), (F.scaled_dot_product_attention, expected)):
+                output = run(*inputs)
+                results += torch.autograd.grad(output.float().sum(), inputs) if gradients else [output]
     except Exception as error:  # whatever a foreign library throws when it cannot
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'it cannot run here'}"
-    expected = F.scaled_dot_product_attention(query, key, value)
-    if not torch.allclose(found.float(), expected.float(), atol=3e-2, rtol=3e-2):
+    if not all(torch.allclose(a.float(), b.float(), atol=3e-2, rtol=3e-2) for a, b in zip(found, expected, strict=True)):
         return "a tiny call gave other numbers than torch's own"
     return ""
+
+
+def _with_a_way_back(name: str, device: torch.device, dtype: torch.dtype) -> Attend:
+    """The backend's function; where gradients are asked for and it has none, torch's own, and one line says so."""
+    attend = _attend_named(name)
+
+    def with_gradients(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in (query, key, value)):
+            return attend(query, key, value)
+        reason = why_not(name, device, dtype, gradients=True)
+        if not reason:
+            return attend(query, key, value)
+        _say_once(f"{name} attention has no gradients here ({reason}); torch's own is used where they are needed.")
+        return F.scaled_dot_product_attention(query, key, value)
+
+    return with_gradients
+
+
+@cache
+def _say_once(line: str) -> None:
+    log.warning("%s", line)
+
+
+def _attend_named(name: str) -> Attend:
+    return {"flex": _flex, "xformers": _xformers}[name]
 
 
 @contextmanager

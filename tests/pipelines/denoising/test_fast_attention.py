@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from studio.cli.drawing import use_attention
+from studio.cli.main import VERBS, load_verb
 from studio.pipelines.adapters import Route, merge_into, patched
-from studio.pipelines.base_model import BaseModel
+from studio.pipelines.base_model import BaseModel, load_base
 from studio.pipelines.denoising.attention import choice
 from studio.pipelines.denoising.attention.choice import Backend, attention_backend, choose_attention
 from studio.pipelines.denoising.attention.text_cache import TextCache, cache_of
@@ -115,6 +118,67 @@ class TestBackends:
         choice.why_not.cache_clear()
         assert "gave other numbers" in choose_attention("xformers", CPU, torch.float32).note
         choice.why_not.cache_clear()
+
+    def test_the_environment_names_one_for_all_models_that_are_loaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ):
+        calls = []
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            calls.append(query.shape)
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+        monkeypatch.setattr(choice, "_xformers", attend)
+        choice.why_not.cache_clear()
+        monkeypatch.setenv(choice.ENVIRONMENT, "xformers")
+        base = tiny_base("embedded", tmp_path)
+        tries = len(calls)
+        draw(base, [Route(unet_only(base))])
+        assert len(calls) > tries and not caplog.records
+        monkeypatch.setattr(choice, "_xformers", lambda query, key, value: value * 0)
+        choice.why_not.cache_clear()
+        load_base(base.root_dir)
+        assert "torch's own is used" in caplog.records[-1].getMessage()
+        choice.why_not.cache_clear()
+        monkeypatch.setenv(choice.ENVIRONMENT, "flash")
+        with pytest.raises(UserError, match="no attention backend 'flash'"):
+            load_base(base.root_dir)
+
+    def test_one_without_a_way_back_leaves_gradients_to_torchs_own(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ):
+        @torch.no_grad()
+        def forward_only(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+        monkeypatch.setattr(choice, "_flex", forward_only)
+        for known in (choice.why_not, choice._say_once):
+            known.cache_clear()
+        backend = choose_attention("flex", CPU, torch.float32)
+        assert backend.name == "flex" and backend.attend is not None and not backend.note
+        query, key, value = (torch.randn(1, 2, 5, 4, requires_grad=True) for _ in range(3))
+        assert not backend.attend(query.detach(), key.detach(), value.detach()).requires_grad and not caplog.records
+        for _ in range(2):
+            (gradient,) = torch.autograd.grad(backend.attend(query, key, value).sum(), value)
+            assert gradient.abs().sum() > 0
+        assert [record.getMessage()[:36] for record in caplog.records] == ["flex attention has no gradients here"]
+        for known in (choice.why_not, choice._say_once):
+            known.cache_clear()
+
+    @pytest.mark.parametrize("command", ["generate", "compose", "compare", "batch", "worker", "train"])
+    def test_every_command_that_computes_attention_lets_it_be_chosen(self, command: str):
+        loaded = load_verb(next(verb for verb in VERBS if verb.name == command))
+        for each in loaded.commands.values() if command == "train" else [loaded]:
+            assert "--attention" in {option for parameter in each.params for option in parameter.opts}
+
+    def test_the_commands_choice_is_the_environments(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv(choice.ENVIRONMENT, "auto")
+        use_attention(None)
+        assert os.environ[choice.ENVIRONMENT] == "auto"
+        use_attention("sdpa")
+        assert os.environ[choice.ENVIRONMENT] == "sdpa"
+        with pytest.raises(UserError, match="no attention backend 'flash'"):
+            use_attention("flash")
 
     def test_the_chosen_one_computes_every_layer(self, base: BaseModel):
         calls = []
