@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from studio.kernels.joint_layout import JointLayout
+from studio.kernels.paths import path_of
 
 Pair = tuple[int, int]
 
@@ -33,6 +34,12 @@ def joint_lora_linear(
             block-diagonal. bias: `[num_rows]`, zeros beyond the layers' own.
         inner_factor: what h is multiplied by, `[B or 1, …, R]`: an adapter's weight for each row and place.
     """
+    if x.is_cuda and inner_factor is None and path_of("joint_lora", x, x.numel() // x.shape[-1], x.shape[-1]) == "triton":
+        from studio.kernels.triton.joint_lora import can_join
+        from studio.kernels.triton.joint_lora import joint_lora_linear as compiled
+
+        if can_join(layout):
+            return compiled(x, rows, ups, layout, bias)
     out = F.linear(x, rows, bias)
     if layout.copies > 1:
         _add_by_row_(out, ups, layout)

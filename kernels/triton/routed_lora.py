@@ -7,6 +7,7 @@ adapters act on a token their sums meet by atomic addition.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 import triton
@@ -18,6 +19,8 @@ from studio.kernels.triton import INTERPRETED
 
 TOKENS, INPUTS, OUTPUTS = 32, 64, 64
 """Sizes of tiles."""
+
+_tiles: WeakKeyDictionary[TokenRoutes, tuple[Tensor, ...]] = WeakKeyDictionary()
 
 
 @triton.jit
@@ -76,7 +79,9 @@ def routed_lora_(out: Tensor, x: Tensor, downs: Sequence[Tensor], ups: Sequence[
     for index, (down, up) in enumerate(zip(downs, ups, strict=True)):
         stacked_downs[index, : len(down)] = down
         stacked_ups[index, :, : up.shape[1]] = up
-    adapters, starts, ends = (part.to(x.device) for part in tiles(routes))
+    if routes not in _tiles:  # kept, because a pass that is recorded may copy nothing to the device
+        _tiles[routes] = tuple(part.to(x.device) for part in tiles(routes))
+    adapters, starts, ends = _tiles[routes]
     if not len(adapters):
         return out
     inner = x.new_empty(len(routes.tokens), rank)

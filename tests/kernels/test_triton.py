@@ -25,4 +25,4 @@ def test_every_kernel_computes_what_the_torch_path_computes():
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.strip().endswith("all as the torch path")
-    assert done.stdout.count("check_") == 8
+    assert done.stdout.count("check_") == 12

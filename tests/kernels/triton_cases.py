@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 
 from studio.kernels import attention_with_map as attention
-from studio.kernels import gated, routed_lora, sparse_update
+from studio.kernels import gated, joint_lora, kronecker, routed_lora, sparse_update
+from studio.kernels.joint_layout import JointLayout
 from studio.kernels.triton.attention_with_map import attention_with_map
 from studio.kernels.triton.gated import gated_gelu
+from studio.kernels.triton.joint_lora import joint_lora_linear
+from studio.kernels.triton.kronecker import kronecker_linear
 from studio.kernels.triton.routed_lora import routed_lora_
 from studio.kernels.triton.sparse_update import sparse_adamw_
 
@@ -61,10 +64,34 @@ def check_attention(dtype: torch.dtype) -> None:
         close(torch.autograd.grad(ours, inputs, targets), torch.autograd.grad(plain, inputs, targets), dtype)
 
 
+def check_joint(dtype: torch.dtype) -> None:
+    for active, rank, has_bias in (((0, 1, 2), 8, True), ((0, 2), 16, False), ((1,), 33, True)):
+        layout = JointLayout(21, 3, active, rank)
+        x = torch.randn(2, 35, 40).to(dtype)
+        rows = (0.2 * torch.randn(layout.num_rows, 40)).to(dtype)
+        ups = (0.2 * torch.randn(len(active), 21, rank)).to(dtype)
+        bias = torch.randn(layout.num_rows).to(dtype) if has_bias else None
+        expected = joint_lora.joint_lora_linear(x, rows, ups, layout, bias)
+        close(joint_lora_linear(x, rows, ups, layout, bias), expected, dtype)
+
+
+def check_kronecker(dtype: torch.dtype) -> None:
+    for first, second in (((16, 16), (5, 7)), ((4, 3), (6, 40)), ((64, 4), (3, 10)), ((5, 20), (33, 4))):
+        inputs = [torch.randn(3, 7, first[1] * second[1]), 0.2 * torch.randn(first), 0.2 * torch.randn(second)]
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+        ours, theirs, exact = kronecker_linear(*inputs), kronecker.kronecker_linear(*inputs), kronecker.kronecker_linear(*wide)
+        close(ours, theirs, dtype)
+        target = torch.randn_like(theirs)
+        found = [torch.autograd.grad(each, of, target.to(each)) for each, of in ((ours, inputs), (theirs, inputs), (exact, wide))]
+        for own, plain, right in zip(*found, strict=True):
+            assert (own - right).norm() <= 2.0 * (plain - right).norm() + 1e-6 * right.norm()
+
+
 if __name__ == "__main__":
     for dtype in TOLERANCES:
         torch.manual_seed(0)
-        for check in (check_gated, check_sparse, check_routed, check_attention):
+        for check in (check_joint, check_kronecker, check_gated, check_sparse, check_routed, check_attention):
             check(dtype)
             print(check.__name__, dtype)
     print("all as the torch path")
