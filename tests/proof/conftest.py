@@ -28,30 +28,32 @@ class Sizes:
     killed_drawings: int
     fuzz_cases: int
     listed_rows: int
+    ray_nodes: int
 
 
-SMALL = Sizes("small", 1_000, 2, 4, 2, 3, 1_000, 10_000)
-FULL = Sizes("full", 10_000, 4, 8, 25, 25, 10_000, 10_000)
+SMALL = Sizes("small", 1_000, 2, 4, 2, 3, 1_000, 10_000, 2)
+FULL = Sizes("full", 10_000, 4, 8, 25, 25, 10_000, 10_000, 3)
+SIZES = FULL if os.environ.get("STUDIO_PROOF") == "full" else SMALL
+
+
+def note(name: str, **figures: Any) -> None:
+    """Print figures, and write them beside the docs in the full form."""
+    print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+    folder = os.environ.get("STUDIO_PROOF_RECORDS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        values = {"size": SIZES.name, "when": time.strftime("%Y-%m-%d"), **figures}
+        (Path(folder) / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
 
 
 @pytest.fixture(scope="session")
 def sizes() -> Sizes:
-    return FULL if os.environ.get("STUDIO_PROOF") == "full" else SMALL
+    return SIZES
 
 
 @pytest.fixture(scope="session")
-def record(sizes: Sizes) -> Callable[..., None]:
-    """Print figures, and write them beside the docs in the full form."""
-
-    def write(name: str, **figures: Any) -> None:
-        print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
-        folder = os.environ.get("STUDIO_PROOF_RECORDS")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            values = {"size": sizes.name, "when": time.strftime("%Y-%m-%d"), **figures}
-            (Path(folder) / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n")
-
-    return write
+def record() -> Callable[..., None]:
+    return note
 
 
 @pytest.fixture
