@@ -5,8 +5,7 @@ Needs torch alone, so that the same cases run on a GPU machine: `python -m studi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from studio.kernels.attention_with_map import attention_with_map, reference_attention_with_map
+from studio.kernels.bench.calls import call_cases
+from studio.kernels.bench.case import Bar, Case, Run
+from studio.kernels.bench.lycoris import lycoris_cases
 from studio.kernels.gated import gated_gelu, reference_gated_gelu
 from studio.kernels.joint_layout import JointLayout
 from studio.kernels.joint_lora import joint_lora_linear, reference_lora_linear
@@ -21,45 +23,8 @@ from studio.kernels.kronecker import kronecker_linear, reference_kronecker_linea
 from studio.kernels.routed_lora import TokenRoutes, masked_lora_, reference_routed_lora
 from studio.kernels.sparse_update import AdamW, adamw_, sparse_adamw_
 
-Run = Callable[[], Any]
 ATTENTION_SHAPES = ((4096, 320), (1024, 640), (256, 1280), (1024, 1280))
 NEAR_SQUARE = {320: (16, 20), 640: (16, 40), 1280: (32, 40)}
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A ratio that has to be small (or large) enough.
-
-    Attributes:
-        arm, reference: whose ratio. most, least: its limits, or None.
-    """
-
-    arm: str
-    reference: str
-    most: float | None = None
-    least: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One op at one size.
-
-    Attributes:
-        op, size: for the table. arms: what takes turns; "base" and "base again" are the same thing, the control.
-        bars: what is asked of it. results: what to compare with float64, as (ours, plain, exact) of one call each.
-        moved_bytes: what a memory-bound op has to move, for its share of the copy bandwidth.
-    """
-
-    op: str
-    size: str
-    arms: Mapping[str, Run]
-    bars: tuple[Bar, ...]
-    results: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None
-    moved_bytes: int | None = None
-    notes: Mapping[str, str] = field(default_factory=dict)
-
-
-CONTROL = ("base again", "base")
 
 
 def cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
@@ -71,6 +36,9 @@ def cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
     yield _gated_case(device, dtype)
     if dtype == torch.float32:
         yield _sparse_case(device)
+        yield from call_cases(device)
+    if device.type == "cuda":
+        yield from lycoris_cases(device, dtype)
 
 
 def _attention_cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
@@ -205,7 +173,8 @@ def _joint_cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
             "ours": _bound(joint_lora_linear, x, rows, ups, layout),
             "one after the other": chain,
         }
-        yield Case("q, k, v with 8 LoRAs", f"{tokens}×{width}, r 8·16", arms, (), results)
+        bars = (Bar("ours", "base", most=1.15),) if device.type == "cuda" else ()
+        yield Case("q, k, v with 8 LoRAs", f"{tokens}×{width}, r 8·16", arms, bars, results)
 
 
 def _gated_case(device: torch.device, dtype: torch.dtype) -> Case:

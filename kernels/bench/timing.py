@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.kernels.bench.cases import CONTROL, Bar, Case, cases
+from studio.kernels.bench.case import CONTROL, Bar, Case
+from studio.kernels.bench.cases import cases
 from studio.kernels.bench.interleaved import CONTROL_HIGH, CONTROL_LOW, Session, measure
 from studio.kernels.paths import TABLE, device_name, pinned_path
 
@@ -115,17 +116,28 @@ def timed_rows(case: Case, dtype: str, session: Session, bandwidth: float | None
     rows = []
     for arm in case.arms:
         for bar in bars.get(arm, [Bar(arm, "base")]):
-            ratio = session.ratio(arm, bar.reference)
             best = min(session.seconds[arm])
             share = None if bandwidth is None or case.moved_bytes is None else case.moved_bytes / best / bandwidth
-            own, plain = errors if arm == "ours" else (None, None)
-            rows.append(
-                Timed(
-                    case.op, case.size, dtype, arm, 1e3 * best, ratio.paired, ratio.cpu, ratio.minimum, bar.reference,
-                    _in_words(bar), _verdict(bar, ratio.paired, session), session.control.paired, own, plain, share,
-                )
-            )  # fmt: skip
+            own = errors if arm == "ours" else (None, None)
+            rows.append(timed_row(case.op, case.size, dtype, bar, session, own, share))
     return rows
+
+
+def timed_row(
+    op: str,
+    size: str,
+    dtype: str,
+    bar: Bar,
+    session: Session,
+    errors: tuple[float | None, float | None] = (None, None),
+    share: float | None = None,
+) -> Timed:
+    """The row of one arm of a session, the bar's; see `Timed`."""
+    ratio = session.ratio(bar.arm, bar.reference)
+    return Timed(
+        op, size, dtype, bar.arm, 1e3 * min(session.seconds[bar.arm]), ratio.paired, ratio.cpu, ratio.minimum, bar.reference,
+        _in_words(bar), _verdict(bar, ratio.paired, session), session.control.paired, *errors, share,
+    )  # fmt: skip
 
 
 def copy_bandwidth(device: torch.device, megabytes: int = 256) -> float:
@@ -202,9 +214,8 @@ def _session(
     repeated = {}
     for name, arm in arms.items():
         arm()
-        start = clock()
-        arm()
-        repeated[name] = _repeated(arm, max(1, round(SHORTEST_SECONDS / max(clock() - start, 1e-7))))
+        repeated[name] = _repeated(arm, max(1, round(SHORTEST_SECONDS / max(_quickest(arm, clock), 1e-7))))
+    repeated[CONTROL[0]] = repeated[CONTROL[1]]  # the same thing, and so the same number of times
     session = measure(
         {name: run for name, (run, _) in repeated.items()},
         CONTROL,
@@ -214,9 +225,17 @@ def _session(
         clock=clock,
     )
     counts = {name: count for name, (_, count) in repeated.items()}
-    counts[CONTROL[0]] = counts[CONTROL[1]]
     single = {name: tuple(value / counts[name] for value in values) for name, values in session.seconds.items()}
     return Session(single, session.control)
+
+
+def _quickest(arm: Callable[[], Any], clock: Callable[[], float], tries: int = 3) -> float:
+    best = float("inf")
+    for _ in range(tries):
+        start = clock()
+        arm()
+        best = min(best, clock() - start)
+    return best
 
 
 def _repeated(arm: Callable[[], Any], count: int) -> tuple[Callable[[], None], int]:

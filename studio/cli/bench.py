@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,6 +90,26 @@ def pipelines_command(
     atomic_write_json(output / "raw.json", {"schema": 1, "machine": machine(place), "sessions": raw})
     bars = [(str(row[0]), float(row[1])) for row in rows if isinstance(row[1], float)]
     _write(bench_pipelines.pipelines_table(rows), output, "pipelines", bars)
+
+
+@app.command("gpu")
+def gpu_command(output: Output = Path("outputs/bench/gpu"), rounds: Rounds = 9, check: Check = False) -> None:
+    """SDXL and SD1.5 at full size on a GPU: eager, CUDA graphs, PEFT; then each op, with LyCORIS' kernels where these are."""
+    import torch
+
+    from studio.evals.bench_gpu import FULL, gpu_rows
+    from studio.evals.bench_tables import kernels_table
+    from studio.kernels.bench import timing
+
+    place = _prepared("cuda")
+    if check:
+        _check(place)
+        return
+    rows = list(gpu_rows(place, sizes=replace(FULL, rounds=rounds), say=_say))
+    timed, raw = timing.time_cases(place, [torch.bfloat16, torch.float16], rounds=rounds, on_case=_say)
+    rows += timed
+    timing.write_records(output, "raw", place, rows, raw)
+    _write(kernels_table(rows), output, "gpu", [(f"{r.op} {r.size} {r.dtype}: {r.arm}", r.ratio) for r in rows])
 
 
 @app.command("training")

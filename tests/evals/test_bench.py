@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from studio.evals.bench_gpu import Sizes, gpu_rows
 from studio.evals.bench_pipelines import pipelines_table, time_unet
 from studio.evals.bench_tables import draw_plot, kernels_table
+from studio.evals.counted_models import SD15_UNET, SDXL_UNET
 from studio.evals.peers_arms import Size15
-from studio.kernels.bench.cases import Bar, Case
+from studio.kernels.bench.calls import call_cases
+from studio.kernels.bench.case import Bar, Case
 from studio.kernels.bench.interleaved import Session, ratio_of
-from studio.kernels.bench.timing import geometric_mean, timed_rows, write_records
+from studio.kernels.bench.lycoris import lycoris_cases
+from studio.kernels.bench.timing import _session, geometric_mean, timed_rows, write_records
 from studio.kernels.paths import key_of, path_of, pinned_path, table
 
 TINY = Size15((16, 32, 32, 32), 32, 8, 8)
@@ -35,6 +40,20 @@ def test_a_bar_is_kept_missed_or_not_told():
     noisy = rows_of(1.1, 0.45, bars)
     assert [row.verdict for row in noisy][2:] == ["noise", "noise"]
     assert {line[5] for line in kernels_table(noisy).rows} == {None}
+
+
+def test_both_arms_of_the_control_are_called_equally_often():
+    calls = {"base": 0, "base again": 0}
+
+    def arm(name: str) -> Callable[[], None]:
+        def run() -> None:
+            calls[name] += 1
+
+        return run
+
+    case = Case("op", "1×1", {name: arm(name) for name in calls}, ())
+    _session(case.arms, torch.device("cpu"), rounds=2, attempts=1)
+    assert calls["base"] > 100 > calls["base again"]  # what is the same is one thing
 
 
 def test_records_say_where_and_when(tmp_path: Path):
@@ -86,3 +105,41 @@ class TestPaths:
 
 def test_the_geometric_mean_of_ratios():
     assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
+
+
+@pytest.mark.slow
+def test_the_bench_of_a_gpu_runs_through_on_tiny_models():
+    """All but the graphs, which need a GPU."""
+    tiny = {"sample_size": 8, "layers_per_block": 1, "cross_attention_dim": 32}
+    sd15 = SD15_UNET | tiny | {"sample_size": 16, "block_out_channels": (32, 32, 32, 32)}
+    sdxl = SDXL_UNET | tiny | {"block_out_channels": (32, 32, 32)}
+    small = {"transformer_layers_per_block": (1, 1, 1), "attention_head_dim": (2, 2, 2), "addition_time_embed_dim": 8}
+    sizes = Sizes(sdxl | small | {"projection_class_embeddings_input_dim": 80}, sd15, batch=1, pictures=2, rounds=1, attempts=1)
+    rows = list(gpu_rows(torch.device("cpu"), sizes=sizes, say=lambda line: None))
+    assert [row.size for row in rows] == [
+        "8 active adapters, eager",
+        "8 active adapters, eager",
+        "LoRA training step",
+        "Kronecker training step",
+        "2 pictures, 2 adapters",
+    ]
+    error, plain = rows[0].error, rows[0].plain_error
+    assert error is not None and plain is not None and 0.0 < error < 2.0 * plain < 0.2
+    assert "8 active adapters" in kernels_table(rows).text()
+
+
+def test_lycoris_computes_the_same_as_we_do():
+    found = list(lycoris_cases(torch.device("cpu"), torch.float32, [(6, 40, 5), (7, 32, 4)]))
+    assert [case.op for case in found] == ["linear with LoRA, LyCORIS beside", "linear with Kronecker, LyCORIS beside"] * 2
+    ours, plain, exact = found[1].results()  # type: ignore[misc]
+    torch.testing.assert_close(ours.double(), exact, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(plain, found[1].arms["LyCORIS"](), atol=1e-4, rtol=1e-4)
+
+
+def test_a_call_has_a_cost_with_and_without_gradients():
+    found = list(call_cases(torch.device("cpu")))
+    assert len(found) == 8
+    for case in found:
+        assert list(case.arms) == ["base", "base again", "ours", "operator"]
+        for arm in case.arms.values():
+            arm()
