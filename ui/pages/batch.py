@@ -37,7 +37,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
                 label=label("batch_file"),
                 file_types=list(SUFFIXES),
                 type="filepath",
-                height=110,
+                height=130,
                 elem_id="batch-file",
                 elem_classes="drop",
             )

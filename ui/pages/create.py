@@ -65,7 +65,7 @@ def build(studio: Studio, settings: UiSettings) -> None:
                     label=label("recipe_drop"),
                     file_types=[".png"],
                     type="filepath",
-                    height=110,
+                    height=130,
                     elem_id="recipe",
                     elem_classes="drop",
                 )

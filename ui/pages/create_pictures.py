@@ -45,7 +45,7 @@ def build_pictures(starts: StartPictures) -> Pictures:
             label=label("start_picture"),
             file_types=KINDS,
             type="filepath",
-            height=110,
+            height=130,
             elem_id="start-picture",
             elem_classes="drop",
         )
@@ -63,7 +63,7 @@ def build_pictures(starts: StartPictures) -> Pictures:
             label=label("control_picture"),
             file_types=KINDS,
             type="filepath",
-            height=110,
+            height=130,
             elem_id="control-picture",
             elem_classes="drop",
         )

@@ -35,7 +35,7 @@ def build_item(studio: Studio, settings: UiSettings) -> ItemPart:
         about = board(elem_id="library-about")
         with gr.Column(visible=False) as editing:
             name = gr.Textbox(label=label("name"), max_length=300)
-            with gr.Row():
+            with gr.Row(elem_classes="line"):
                 trigger = gr.Textbox(label=label("trigger_words"), max_length=300)
                 tags = gr.Textbox(label=label("tags"), info=label("tags_info"), max_length=500)
             notes = gr.Textbox(label=label("notes"), lines=2, max_length=20_000)
@@ -43,9 +43,10 @@ def build_item(studio: Studio, settings: UiSettings) -> ItemPart:
             told = html(elem_id="item-told")
     with gr.Column(elem_classes="card", visible=False) as working:
         html(card_head("export_title"))
-        with gr.Row():
-            form = gr.Dropdown([(label(f"format_{key}"), key) for key in FORMATS], value="kohya", label=label("format"))
-            export = gr.Button(label("export"), elem_id="export")
+        with gr.Row(elem_classes="line"):
+            choices = [(label(f"format_{key}"), key) for key in FORMATS]
+            form = gr.Dropdown(choices, value="kohya", label=label("format"), min_width=220, scale=3)
+            export = gr.Button(label("export"), elem_id="export", min_width=90, scale=1)
         files = gr.File(label=label("exported"), interactive=False, visible=False, elem_id="exported")
         html(card_head("two_title"))
         other = gr.Dropdown([], allow_custom_value=True, label=label("other_adapter"), value=None)
@@ -156,7 +157,7 @@ def _about(item: Item, words: Words) -> str:
         (words("photos_word"), str(item.facts.get("num_photos", ""))),
         (words("dialect"), str(item.facts.get("dialect", ""))),
         (words("parameters"), f"{item.facts['num_parameters']:,}" if item.facts.get("num_parameters") else ""),
-        (words("sha"), item.id[:16]),
+        (words("sha"), item.id[:12]),
     ]
     buttons = [act("favourite", item.id, ("★ " if item.favourite else "☆ ") + words("favourite"), pressed=item.favourite)]
     if item.kind == Kind.ADAPTER and item.trashed is None:

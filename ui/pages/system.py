@@ -96,14 +96,15 @@ class Examination:
 
 def _machine(studio: Studio, words: Words) -> str:
     memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(studio.home.root))
-    return facts(
+    lies = f'<p class="hint" style="margin-top:14px;overflow-wrap:anywhere">{words("home")} {escape(str(studio.home.root))}</p>'
+    values = facts(
         [
             (words("processors"), f"{psutil.cpu_count()} ({psutil.cpu_percent():.0f} %)"),
             (words("memory"), words("of", part=megabytes(memory.total - memory.available), whole=megabytes(memory.total))),
             (words("disk"), words("free", size=megabytes(disk.free))),
-            (words("home"), str(studio.home.root)),
         ]
     )
+    return values + lies
 
 
 def _last_error(studio: Studio, words: Words) -> str:

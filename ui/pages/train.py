@@ -45,7 +45,9 @@ def build(studio: Studio, settings: UiSettings) -> None:
                 )
             with gr.Column(elem_classes="card"):
                 html(step_head(4, "train_effort"))
-                effort = gr.Slider(1, len(EFFORTS), value=3, step=1, label=label("effort"), info=label("effort_info"))
+                effort = gr.Slider(
+                    1, len(EFFORTS), value=3, step=1, label=label("effort"), info=label("effort_info"), elem_id="effort"
+                )
                 estimate = html(elem_id="estimate")
                 with gr.Accordion(label("all_settings"), open=False):
                     base = gr.Textbox(label=label("base"), info=label("base_info"), value="embedded")

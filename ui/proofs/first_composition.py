@@ -1,7 +1,7 @@
 """How long it takes, and how many clicks, from five photos each of two things to a picture of both: with nothing but the page.
 
-`python -m studio.ui.proofs.first_composition --output FOLDER` on a fresh home; every default as it stands. It keeps a picture
-of every stage, and the clicks and seconds as `walk.json`.
+`python -m studio.ui.proofs.first_composition --output FOLDER` on a fresh home; every default as it stands, unless `--effort`
+moves the slider of quality and time. It keeps a picture of every stage, and the clicks and seconds as `walk.json`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from studio.ui.samples import sample_photos
 HOUR_MS = 3_600_000
 WIDTH = 1280
 NOUNS = ("cat", "robot")
+DEFAULT_EFFORT = 3
 
 
 class Person:
     """Somebody at the page who counts what they do."""
 
-    def __init__(self, page: Page, output: Path) -> None:
+    def __init__(self, page: Page, output: Path, effort: int) -> None:
         self.page = page
         self.output = output
+        self.effort = effort
         self.clicks = 0
         self.started = time.monotonic()
         self.stages: list[dict[str, object]] = []
@@ -62,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/walk"))
     parser.add_argument("--home", type=Path, help="a folder that is empty or not there; by default one that is removed")
+    parser.add_argument("--effort", type=int, default=DEFAULT_EFFORT, help="place of the slider, 1 (quick) to 5 (thorough)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     seen = Seen()
@@ -69,9 +72,9 @@ def main() -> None:
         served = Served(options.home if options.home is not None else Path(folder) / "home", worker=True)
         try:
             with open_page(browser, seen, viewport={"width": WIDTH, "height": 900}) as page:
-                person = Person(page, options.output)
+                person = Person(page, options.output, options.effort)
                 walk(person, page, served.address)
-                atomic_write_json(options.output / "walk.json", {"stages": person.stages})
+                atomic_write_json(options.output / "walk.json", {"effort": options.effort, "stages": person.stages})
         finally:
             served.close()
     print("the browser had nothing to complain about" if seen.is_clean else f"complaints: {seen}")
@@ -105,6 +108,10 @@ def teach(person: Person, page: Page, noun: str) -> None:
     person.drop(sample_photos(noun))
     person.click(page.locator(f"[data-act=noun][data-id={noun}]"))
     expect(page.get_by_label("It is a …")).to_have_value(noun)
+    if person.effort != DEFAULT_EFFORT:
+        person.clicks += 1
+        page.locator("#effort input[type=number]").fill(str(person.effort))
+        page.locator("#effort input[type=number]").press("Tab")
     if first:
         person.say("the photos are dropped and the thing has a name", "photos")
     person.click(page.locator("#train-start"))
