@@ -144,9 +144,12 @@ class ResolvedRoutes:
         patched = {module: present for module, present in presents.items() if isinstance(present, PatchedForward)}
         sites = dict.fromkeys(present.site for present in patched.values())
         write([site for site in sites if site is not None and not site.is_current()])
-        for module, present in patched.items():
+        for module in modules:
             traced = traced_forward(module)
-            traced.show(present)
+            if module not in patched:
+                traced.hide()
+                continue
+            traced.show(patched[module])
             module.__dict__["forward"] = traced
 
     def _changes(self, attention: Any) -> bool:

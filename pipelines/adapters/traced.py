@@ -53,6 +53,11 @@ class TracedForward:
         if site is not None:
             self.rows, self.ups, self.bias, self.width, self.num_layers, self.active = site
 
+    def hide(self) -> None:
+        """Stand for nothing; let what was shown go."""
+        self.patched = None
+        self.is_joint = False
+
     def __call__(self, x: Tensor) -> Tensor:
         """The layer's output with all that is added."""
         if not is_tracing():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ def test_twenty_switches_of_ranks_4_to_64_compile_nothing(stacks: tuple[Stack, S
     assert backend.count == known + 1
 
 
-@pytest.mark.parametrize("targets", [r".*to_k", r".*attn1\.to_(q|v)", r".*attn2\.to_q|.*ff\.net\.2"])
+@pytest.mark.parametrize("targets", [r".*attn1\.to_(q|v)", r".*attn2\.to_q|.*ff\.net\.2"])
 def test_single_projections_stay_one_graph(stacks: tuple[Stack, Stack], targets: str):
     eager, compiled = stacks
     compiled.block.compile(backend="eager", fullgraph=True)
@@ -119,6 +121,30 @@ def test_blocks_within_blocks(stacks: tuple[Stack, Stack]):
         torch.testing.assert_close(compiled(*INPUTS), output(eager, outer), atol=2e-5, rtol=1e-4)
 
 
+def test_an_exported_block_has_the_operators(stacks: tuple[Stack, Stack]):
+    eager, compiled = stacks
+    mark_compiled(compiled)
+    route = Route(lora(compiled, 4, 0), 0.5)
+    with torch.no_grad(), patched({"unet": compiled}, [route], "never"):
+        exported = torch.export.export(compiled, INPUTS)
+        calls = [str(node.target) for node in exported.graph.nodes if str(node.target).startswith("studio.")]
+        found = exported.module()(*INPUTS)
+    # Queries, keys and values of one attention, queries and both others of the other, two outputs and two feed-forwards.
+    assert calls == ["studio.joint_lora.default"] * 7
+    torch.testing.assert_close(found, output(eager, route), atol=2e-5, rtol=1e-4)
+
+
+def test_nothing_of_an_adapter_is_held_afterwards(stacks: tuple[Stack, Stack]):
+    _, compiled = stacks
+    mark_compiled(compiled)
+    adapter = lora(compiled, 4, 0)
+    gone = weakref.ref(adapter)
+    output(compiled, Route(adapter))
+    del adapter
+    gc.collect()
+    assert gone() is None
+
+
 def test_gradients_reach_inputs_and_factors(stacks: tuple[Stack, Stack]):
     eager, compiled = stacks
     compiled.block.compile(backend="aot_eager", fullgraph=True)
@@ -127,7 +153,7 @@ def test_gradients_reach_inputs_and_factors(stacks: tuple[Stack, Stack]):
     for trains in (False, True):
         found = []
         for stack in (eager, compiled):
-            adapter = lora(stack, 4, 0)
+            adapter = lora(stack, 4, 0, r".*attn2\.to_(k|v)|.*ff\.net\.0\.proj")
             factors = [tensor.requires_grad_(trains) for tensor in adapter.named_tensors().values()]
             with patched({"unet": stack}, [Route(adapter)], "never"):
                 found.append(torch.autograd.grad(stack(x, INPUTS[1]).sin().sum(), [x, *(factors if trains else [])]))
@@ -148,7 +174,7 @@ def draw(base: BaseModel, routes: list[Route]) -> Tensor:
 @pytest.mark.slow
 def test_pictures_of_a_compiled_base(base: BaseModel):
     adapters = [random_adapter(tiny_embedded(), seed=seed, rank=rank) for seed, rank in ((0, 2), (1, 3))]
-    cases = [[], [Route(adapters[0])], [Route(adapters[1], 0.5)]]
+    cases = [[Route(adapters[0])], [Route(adapters[1], 0.5)]]
     expected = [draw(base, routes) for routes in cases]
     backend = Compilations()
     compile_blocks(base.unet, backend=backend, fullgraph=True)
@@ -156,7 +182,7 @@ def test_pictures_of_a_compiled_base(base: BaseModel):
     for routes, wanted in zip(cases, expected, strict=True):
         torch.testing.assert_close(draw(base, routes), wanted, atol=1e-4, rtol=1e-4)
         counts.append(backend.count)
-    assert 0 < counts[0] < counts[1] == counts[2]
+    assert 0 < counts[0] == counts[1]
 
 
 def test_a_model_without_repeated_blocks():
