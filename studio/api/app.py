@@ -118,4 +118,6 @@ def openapi(api: FastAPI) -> dict[str, Any]:
                     answer["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
                 elif any(kind != "application/json" for kind in content):
                     content.pop("application/json", None)
+                    for media in content.values():
+                        media.setdefault("schema", {"type": "string", "format": "binary"})
     return found

@@ -76,6 +76,11 @@ def test_every_operation_is_one_of_the_client(server: str, token: str, api: Test
     description = api.get(f"{V1}/openapi.json").json()
     names = {operation["operationId"] for path in description["paths"].values() for operation in path.values()}
     assert len(names) > 30 and all(hasattr(client._, name) for name in names)
+    told = [operation["responses"] for path in description["paths"].values() for operation in path.values()]
+    answers = [
+        media for each in told for status, answer in each.items() if status < "300" for media in answer["content"].values()
+    ]
+    assert len(answers) >= len(names) and all(media.get("schema") for media in answers), "a client must know what comes back"
 
 
 def test_events_arrive_while_it_goes_on(server: str, token: str, studio: Studio):

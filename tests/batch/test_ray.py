@@ -14,12 +14,13 @@ import pytest
 from studio.batch.executors.ray_cluster import FILES_VARIABLE, LOOPBACK_ONLY, RayExecutor
 from studio.batch.results import read_lines
 from studio.batch.runner import BatchOptions, run_batch
+from tests.proof.conftest import SIZES, note
 from tests.support.batches import pictures, run, write_batch
 
 for _name, _value in (LOOPBACK_ONLY | {"RAY_USAGE_STATS_ENABLED": "0"}).items():
     os.environ.setdefault(_name, _value)  # Ray reads them when it is imported
 ray = pytest.importorskip("ray", reason="needs the ray extra")
-NUM_NODES = int(os.environ.get("STUDIO_TEST_RAY_NODES", "2"))
+NUM_NODES = SIZES.ray_nodes
 
 MANY = """
 defaults: {base: base, steps: 2, size: 32}
@@ -70,7 +71,10 @@ def test_a_node_that_dies_loses_no_picture(cluster: Any, tmp_path: Path):
     options = BatchOptions(file=file, output=tmp_path / "there", batch_size=4, threads=1, reports=False)
     outcome = run_batch(options, lambda settings: RayExecutor(settings, shares_files=False), argv=())
     killer.join(60)
+    there, here = pictures(tmp_path / "there"), pictures(tmp_path / "here")
+    same = sum(there.get(name) == data for name, data in here.items() if name.endswith(".png"))
+    note("ray", nodes=NUM_NODES, killed=1, pictures=outcome.done_now, failed=len(outcome.failed), the_same_to_the_byte=same)
     assert killed.is_set() and (outcome.done_now, outcome.failed) == (32, {})
-    assert pictures(tmp_path / "there") == pictures(tmp_path / "here")
+    assert there == here
     fetched = {path.parent.name for path in (tmp_path / "node-files").glob("*/*/*.safetensors")}
     assert len(fetched) >= 2  # both adapters, by their hashes
