@@ -111,7 +111,8 @@ def _keep_kronecker(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _kronecker_backward(ctx: Any, gradient: Tensor) -> Any:
-    return kronecker_backward(gradient, *ctx.saved_tensors, ctx.needs_input_grad)
+    x, first, second = ctx.saved_tensors
+    return kronecker_backward(gradient, x, first, second, ctx.needs_input_grad)
 
 
 kronecker_linear.register_autograd(_kronecker_backward, setup_context=_keep_kronecker)

@@ -6,6 +6,7 @@ LyCORIS adds a branch to the base product; ours is one with it. So both sides ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -26,52 +27,64 @@ RANK = 16
 
 def lycoris_cases(device: torch.device, dtype: torch.dtype, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> Iterator[Case]:
     """A linear layer with a LoRA, and with a Kronecker adapter; none where LyCORIS cannot compute it."""
-    lora, lokr = _branch("locon"), _branch("lokr")
     for tokens, width, side in shapes:
         x, weight = _random(tokens, width, device=device, dtype=dtype), _random(width, width, device=device, dtype=dtype)
-        down, up = _random(RANK, width, device=device, dtype=dtype), _random(width, RANK, device=device, dtype=dtype)
-        first = _random(side, side, device=device, dtype=dtype)
-        second = _random(width // side, width // side, device=device, dtype=dtype)
-        joint, layout = torch.cat([weight, down]), JointLayout(width, 1, (0,), RANK)
-        base = _bound(F.linear, x, weight)
-        theirs = {
-            "LoRA": lambda x=x, w=weight, d=down, u=up: F.linear(x, w) + lora(x, None, d, u, None),
-            "Kronecker": lambda x=x, w=weight, a=first, b=second: (
-                F.linear(x, w) + lokr(x, None, a, None, None, b, None, None, None)
+        factors = {
+            "LoRA": (_random(RANK, width, device=device, dtype=dtype), _random(width, RANK, device=device, dtype=dtype)),
+            "Kronecker": (
+                _random(side, side, device=device, dtype=dtype),
+                _random(width // side, width // side, device=device, dtype=dtype),
             ),
         }
-        ours: dict[str, Callable[[], Any]] = {
-            "LoRA": lambda x=x, r=joint, u=up[None], own=layout: joint_lora_linear(x, r, u, own)[0],
-            "Kronecker": lambda x=x, w=weight, a=first, b=second: kronecker_linear_added(F.linear(x, w), x, a, b),
-        }
-        plain: dict[str, Callable[..., Tensor]] = {
-            "LoRA": lambda x, w, d, u, a, b: reference_lora_linear(x, w, None, [(d, u, 1.0)]),
-            "Kronecker": lambda x, w, d, u, a, b: F.linear(x, w) + reference_kronecker_linear(x, a, b),
-        }
-        tensors = (x, weight, down, up, first, second)
-        for kind, run in theirs.items():
-            if _computes(run, plain[kind](*tensors)):
-                arms = {"base": base, "base again": base, "ours": ours[kind], "LyCORIS": run}
-                yield Case(
-                    f"linear with {kind}, LyCORIS beside",
-                    f"{tokens}×{width}",
-                    arms,
-                    (Bar("ours", "LyCORIS", most=1.1),),
-                    _results(ours[kind], plain[kind], tensors),
-                )
+        base = _bound(F.linear, x, weight)
+        for kind, (first, second) in factors.items():
+            ours, theirs, plain = _ARMS[kind]
+            joined = torch.cat([weight, first]) if kind == "LoRA" else weight
+            run = _bound(theirs, x, weight, first, second)
+            if not _computes(run, plain(x, weight, first, second)):
+                continue
+            own = _bound(ours, x, joined, first, second)
+            arms = {"base": base, "base again": base, "ours": own, "LyCORIS": run}
+            results = _results(own, plain, (x, weight, first, second))
+            bars = (Bar("ours", "LyCORIS", most=1.1),)
+            yield Case(f"linear with {kind}, LyCORIS beside", f"{tokens}×{width}", arms, bars, results)
 
 
+def _our_lora(x: Tensor, joined: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    return joint_lora_linear(x, joined, up[None], JointLayout(len(up), 1, (0,), len(down)))[0]
+
+
+def _our_kronecker(x: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return kronecker_linear_added(F.linear(x, weight), x, first, second)
+
+
+def _their_lora(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    return F.linear(x, weight) + _branch("locon")(x, None, down, up, None)
+
+
+def _their_kronecker(x: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return F.linear(x, weight) + _branch("lokr")(x, None, first, None, None, second, None, None, None)
+
+
+def _plain_lora(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    return reference_lora_linear(x, weight, None, [(down, up, 1.0)])
+
+
+def _plain_kronecker(x: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return F.linear(x, weight) + reference_kronecker_linear(x, first, second)
+
+
+_Layer = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+_ARMS: dict[str, tuple[_Layer, _Layer, _Layer]] = {
+    "LoRA": (_our_lora, _their_lora, _plain_lora),
+    "Kronecker": (_our_kronecker, _their_kronecker, _plain_kronecker),
+}
+
+
+@cache
 def _branch(name: str) -> Callable[..., Tensor]:
-    """LyCORIS' function for the branch; one that raises where the package is not there."""
-    try:
-        found: Callable[..., Tensor] = import_module(f"lycoris.functional.{name}").bypass_forward_diff
-    except ImportError as error:
-        reason = error
-
-        def missing(*arguments: Any) -> Tensor:
-            raise reason
-
-        return missing
+    """LyCORIS' function for the branch; `ImportError` where the package is not there."""
+    found: Callable[..., Tensor] = import_module(f"lycoris.functional.{name}").bypass_forward_diff
     return found
 
 

@@ -91,4 +91,5 @@ class _KroneckerLinear(torch.autograd.Function):
         """See the torch path."""
         from studio.kernels.kronecker import kronecker_backward
 
-        return kronecker_backward(gradient, *context.saved_tensors, context.needs_input_grad)
+        x, first, second = context.saved_tensors
+        return kronecker_backward(gradient, x, first, second, context.needs_input_grad)

@@ -92,7 +92,8 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype, *, gradients: b
     attend = _attend_named(name)
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(1, 2, 16, 40, generator=generator).to(device, dtype).requires_grad_(gradients) for _ in range(3)]
-    found, expected = [], []
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
     try:
         with torch.set_grad_enabled(gradients), torch.inference_mode(False):
             for run, results in ((attend, found), (F.scaled_dot_product_attention, expected)):
