@@ -77,7 +77,8 @@ class Packed:
     def _product(self, x: Tensor) -> Tensor:
         size = tuple(x.shape)
         if size not in self._laid_out:
-            self._laid_out[size] = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            # torch's own types know nothing of the last argument, the inputs' size.
+            self._laid_out[size] = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
                 self.weight.contiguous().to_mkldnn(), self.padding, self.stride, self.dilation, self.groups, list(size)
             )
         output: Tensor = torch.ops.mkldnn._convolution_pointwise(
