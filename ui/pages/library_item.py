@@ -35,18 +35,16 @@ def build_item(studio: Studio, settings: UiSettings) -> ItemPart:
         about = board(elem_id="library-about")
         with gr.Column(visible=False) as editing:
             name = gr.Textbox(label=label("name"), max_length=300)
-            with gr.Row(elem_classes="line"):
+            with gr.Row():
                 trigger = gr.Textbox(label=label("trigger_words"), max_length=300)
-                tags = gr.Textbox(label=label("tags"), info=label("tags_info"), max_length=500)
+                tags = gr.Textbox(label=label("tags"), placeholder=label("tags_info"), max_length=500)
             notes = gr.Textbox(label=label("notes"), lines=2, max_length=20_000)
             save = gr.Button(label("save"), size="sm", variant="primary")
             told = html(elem_id="item-told")
     with gr.Column(elem_classes="card", visible=False) as working:
         html(card_head("export_title"))
-        with gr.Row(elem_classes="line"):
-            choices = [(label(f"format_{key}"), key) for key in FORMATS]
-            form = gr.Dropdown(choices, value="kohya", label=label("format"), min_width=220, scale=3)
-            export = gr.Button(label("export"), elem_id="export", min_width=90, scale=1)
+        form = gr.Dropdown([(label(f"format_{key}"), key) for key in FORMATS], value="kohya", label=label("format"))
+        export = gr.Button(label("export"), elem_id="export")
         files = gr.File(label=label("exported"), interactive=False, visible=False, elem_id="exported")
         html(card_head("two_title"))
         other = gr.Dropdown([], allow_custom_value=True, label=label("other_adapter"), value=None)
