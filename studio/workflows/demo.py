@@ -26,6 +26,15 @@ from studio.workflows.demo_page import DemoFacts, demo_page
 TOKEN = "ohwx"  # noqa: S105 (a word, no secret)
 
 
+SHORTER: Mapping[str, object] = {
+    "schedule.steps": 160,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.text_encoder_learning_rate": 1e-3,
+}
+"""Two thirds of the family's steps at a higher rate: two CPU-minutes. The sample robot is learned better so (the right one of
+twenty in .78 of the pictures; with 200 steps .59, with the family's own settings .44), other individuals a little worse."""
+
+
 @dataclass(frozen=True)
 class DemoResult:
     """Where the demo's page lies, and what it found."""
@@ -70,6 +79,7 @@ def run_demo(
         "concept.token": TOKEN,
         "run.output_dir": output / "run",
         "run.name": concept.name,
+        **SHORTER,
     }
     run = train(load_config(None, {**overrides, **(settings or {})}), progress=progress)
     watch.lap("training")
