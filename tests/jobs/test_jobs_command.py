@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,10 @@ def test_a_child_sees_its_own_gpu():
     assert child_environment("cuda:1", {})[0]["CUDA_VISIBLE_DEVICES"] == "1"
     assert child_environment("cuda:1", {"CUDA_VISIBLE_DEVICES": "4,7"}) == ({"CUDA_VISIBLE_DEVICES": "7"}, "cuda")
     assert child_environment("cpu", {})[1] == "cpu"
+    cores = os.cpu_count() or 1
+    assert child_environment("cpu", {})[0]["OMP_NUM_THREADS"] == str(max(1, cores - 1))
+    assert child_environment("cpu", {"OMP_NUM_THREADS": "5"})[0]["OMP_NUM_THREADS"] == "5"
+    assert "OMP_NUM_THREADS" not in child_environment("cuda", {})[0]
     assert default_devices({"CUDA_VISIBLE_DEVICES": "4,7"}) == ("cuda:0", "cuda:1")
     assert default_devices({"PATH": "/nowhere"}) == ("cpu",)
     with pytest.raises(UserError, match="names 1 devices"):
