@@ -186,8 +186,9 @@ def _rows(studio: Studio, last: CompositionPlan | None, words: Words) -> list[di
 
 
 def _first_prompt(rows: list[dict[str, Any]]) -> str:
-    triggers = [str(row["trigger"]) for row in rows if row["on"] and row["trigger"]]
-    return " and ".join(f"a {trigger}" for trigger in triggers) if triggers else ""
+    """Names the things from left to right, as their boxes stand: words that say where things are help more than boxes alone."""
+    named = [f"a {row['trigger']}" for row in rows if row["on"] and row["trigger"]]
+    return " to the left of ".join(named) if len(named) == 2 else " and ".join(named)
 
 
 def _canvas_of_plan(rows: list[dict[str, Any]], last: CompositionPlan | None) -> dict[str, Any]:
