@@ -22,7 +22,7 @@ def composition_command(
     budget: Annotated[
         BudgetName,
         typer.Option(
-            help="'quick': 12 prompts of two concepts and 10 of three and four, two seeds; about 25 CPU-minutes of drawing. "
+            help="'quick': 12 prompts of two concepts and 10 of three and four, two seeds; some 30 CPU-minutes of drawing. "
             "'full': 36 and 24 prompts, four seeds; hours on a CPU. Both train 15 adapters first, half an hour of CPU time, once."
         ),
     ] = BudgetName.quick,

@@ -1,7 +1,7 @@
 """Base models at full size that take no memory: to count what a composition costs on SD1.5 and SDXL without their weights.
 
-Two go together. The *narrow* one has every block, layer and name of the family, real text encoders of full width and one
-layer, random weights, and few channels: plans are compiled on it. The *full* one has its UNet on the meta device.
+Two go together. The *narrow* one has every block, layer and name of the family, real text encoders of full width and two
+layers, random weights, and few channels: plans are compiled on it. The *full* one has its UNet on the meta device.
 """
 
 from __future__ import annotations
