@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,11 @@ SETTLE_MS = 1000
 WAIT_MS = 120_000
 """Browsers of busy machines take their time."""
 
+ENDED_STREAMS = ("BodyStreamBuffer was aborted", "Connection errored out")
+LEAVING_SECONDS = 2.0
+"""Gradio ends its streams when a page is left, and sometimes its own handler of that still runs and complains. Next to a change
+of the page these words are no error; anywhere else they are one."""
+
 
 def browser_path() -> str | None:
     """A Chromium of this machine; None if there is none."""
@@ -31,13 +37,31 @@ class Seen:
     errors: list[str] = field(default_factory=list)
     away: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    _ended: list[tuple[float, str]] = field(default_factory=list)
+    _left: float = float("-inf")
 
     def watch(self, page: Page) -> None:
         """Write down what `page` does from now on."""
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self._complained(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._complained(str(error)))
+        page.on("framenavigated", lambda frame: self._was_left() if frame == page.main_frame else None)
         page.on("request", lambda request: self.away.append(request.url) if not is_local(request.url) else None)
         page.on("response", lambda answer: self.failed.append(f"{answer.status} {answer.url}") if answer.status >= 500 else None)
+
+    def _complained(self, text: str) -> None:
+        now = time.monotonic()
+        if any(words in text for words in ENDED_STREAMS):
+            if now - self._left < LEAVING_SECONDS:
+                return
+            self._ended.append((now, text))
+        self.errors.append(text)
+
+    def _was_left(self) -> None:
+        self._left = time.monotonic()
+        for when, text in self._ended:
+            if self._left - when < LEAVING_SECONDS:
+                self.errors.remove(text)
+        self._ended.clear()
 
     @property
     def is_clean(self) -> bool:
